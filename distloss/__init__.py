@@ -1,0 +1,59 @@
+"""One global batch, one update, however it is split.
+
+The public names. They are imported when first used, so that `import distloss`
+alone does not load TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from distloss._errors import BackendError, DistlossError
+
+if TYPE_CHECKING:
+    from distloss._reduce import mean_share, regularization_share
+    from distloss.losses import DistributedLoss
+    from distloss.metrics import GlobalMean
+    from distloss.replicas import OneDevice, StrategyReplicas
+
+__all__ = [
+    "DistlossError",
+    "DistributedLoss",
+    "GlobalMean",
+    "OneDevice",
+    "StrategyReplicas",
+    "mean_share",
+    "regularization_share",
+]
+
+_HOME = {
+    "DistributedLoss": "distloss.losses",
+    "GlobalMean": "distloss.metrics",
+    "OneDevice": "distloss.replicas",
+    "StrategyReplicas": "distloss.replicas",
+    "mean_share": "distloss._reduce",
+    "regularization_share": "distloss._reduce",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'distloss' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@wrapt.when_imported("keras")
+def _register_with_keras(_keras: Any) -> None:
+    # Keras loads a saved model only from classes that have registered themselves,
+    # and `import distloss` must be enough for that, before or after Keras.
+    with contextlib.suppress(BackendError):
+        for module in set(_HOME.values()):
+            importlib.import_module(module)

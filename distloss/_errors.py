@@ -1,0 +1,36 @@
+"""The errors that distloss raises: what was wanted, what came, what to do."""
+
+
+class DistlossError(Exception):
+    """The root of all errors raised by distloss.
+
+    Each child also inherits the built-in that a Keras user would catch.
+    """
+
+
+class ArgumentError(DistlossError, ValueError):
+    """An argument has a value that is not allowed."""
+
+
+class ArgumentTypeError(DistlossError, TypeError):
+    """An argument has a type that is not allowed."""
+
+
+class ShapeError(DistlossError, ValueError):
+    """Shapes do not fit each other."""
+
+
+class ScalarLossError(DistlossError, ValueError):
+    """A loss was reduced already, so its sum cannot be recovered."""
+
+
+class NotDecomposableError(DistlossError, ValueError):
+    """A loss is no sum over rows, so no scale makes its shares add up."""
+
+
+class ContextError(DistlossError, RuntimeError):
+    """A sum over replicas was asked for where replicas cannot be summed."""
+
+
+class BackendError(DistlossError, ImportError):
+    """Keras runs on a backend other than TensorFlow."""

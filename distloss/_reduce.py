@@ -1,0 +1,335 @@
+"""The formula, once: carry sums, divide once, by a global denominator.
+
+Replica r holds element losses v with weights w, and
+
+    S_r = sum(w * v)      W_r = what r adds to the denominator      W = sum_r W_r
+    share_r = S_r / W     so that     sum_r share_r = S / W
+
+Gradients of shares add up to the gradient of the mean over the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from distloss._errors import ArgumentTypeError, ShapeError
+from distloss._types import TensorLike
+from distloss.replicas import Replicas, replicas_or_current_strategy
+
+
+class Weighted(NamedTuple):
+    """One replica's element losses, ready to be summed.
+
+    Attributes:
+      elements: local float32 or float64, `w * v`, the loss of each element.
+      weights: local, of the rank of `elements`, or None where every weight is 1.
+      mask: local, 0 or 1, of the rank of `elements`, or None where nothing is masked.
+      weighs_rows: whether `weights` has the rows of `elements` along axis 0, or is
+        the same for every row and so the same on every replica.
+    """
+
+    elements: tf.Tensor
+    weights: tf.Tensor | None
+    mask: tf.Tensor | None
+    weighs_rows: bool
+
+
+def accumulator_dtype(*tensors: Any) -> tf.DType:
+    """float64 if any of `tensors` is float64, else float32.
+
+    bfloat16 loses rows beyond 256 terms, float16 overflows at 65,504.
+    """
+    dtypes = [getattr(tensor, "dtype", None) for tensor in tensors]
+    return tf.float64 if any(dtype == "float64" for dtype in dtypes) else tf.float32
+
+
+def as_tensor(value: TensorLike, dtype: tf.DType) -> tf.Tensor:
+    """`value` as a tensor of `dtype`, whatever number type it has."""
+    return tf.cast(tf.convert_to_tensor(value), dtype)
+
+
+def weighted(
+    values: TensorLike,
+    sample_weight: TensorLike | None = None,
+    mask: TensorLike | None = None,
+) -> Weighted:
+    """The element losses times their weights and their mask.
+
+    Args:
+      values: local float, rank 1 or more, rows along axis 0.
+      sample_weight: local number, or None for 1. A scalar, one per row, or any
+        shape that broadcasts to `values`; one axis of size 1 more or less at the
+        end is squeezed or added, as Keras does it.
+      mask: local boolean or 0 and 1, shapes as for `sample_weight`; None masks
+        nothing.
+
+    Raises:
+      ShapeError: a weight or mask does not broadcast to `values`.
+    """
+    values = tf.convert_to_tensor(values)
+    dtype = accumulator_dtype(values)
+    elements = tf.cast(values, dtype)
+    if mask is not None:
+        mask = as_tensor(mask, dtype)
+    if sample_weight is not None:
+        sample_weight = as_tensor(sample_weight, dtype)
+    weights = _product(mask, sample_weight)
+    if weights is None:
+        return Weighted(elements, None, None, weighs_rows=True)
+    weighs_rows = _weighs_rows(elements, weights)
+    elements, weights = aligned(elements, weights)
+    elements = elements * weights
+    if mask is not None:
+        _, mask = aligned(elements, mask)
+    return Weighted(elements, weights, mask, weighs_rows)
+
+
+def _product(mask: tf.Tensor | None, weights: tf.Tensor | None) -> tf.Tensor | None:
+    if mask is None:
+        return weights
+    if weights is None:
+        return mask
+    mask, weights = aligned(mask, weights)
+    return mask * weights
+
+
+def same_rank(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both tensors, with an axis of size 1 at the end squeezed or added.
+
+    Keras' rule for targets, predictions and weights whose ranks differ by one;
+    other tensors come back as they are.
+    """
+    if first.shape.rank is None or second.shape.rank is None:
+        return first, second
+    if first.shape.rank == second.shape.rank + 1:
+        longer, shorter = _same_rank_longer_first(first, second)
+        return longer, shorter
+    if second.shape.rank == first.shape.rank + 1:
+        longer, shorter = _same_rank_longer_first(second, first)
+        return shorter, longer
+    return first, second
+
+
+def _same_rank_longer_first(
+    longer: tf.Tensor, shorter: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    if longer.shape[-1] != 1:
+        return longer, shorter
+    if shorter.shape.rank == 1:
+        return longer, shorter[..., tf.newaxis]
+    return tf.squeeze(longer, -1), shorter
+
+
+def _weighs_rows(values: tf.Tensor, weights: tf.Tensor) -> bool:
+    """Whether axis 0 of `weights` holds rows, rather than one weight for all rows."""
+    if weights.shape.rank == 0:
+        return False
+    rows, weight_rows = values.shape[:1], weights.shape[:1]
+    return weight_rows.is_compatible_with(rows)
+
+
+def aligned(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`values` and `weights` in shapes that multiply element by element.
+
+    Raises:
+      ShapeError: `weights` does not broadcast to `values`.
+    """
+    if weights.shape.rank == 0:
+        return values, weights
+    new_values, new_weights = same_rank(values, weights)
+    missing = new_values.shape.rank - new_weights.shape.rank
+    if missing > 0 and _weighs_rows(values, weights):
+        # Rows stay rows: NumPy's rule would put them along the last axis, which is
+        # an error for most shapes and a wrong loss for [n] weights of [n, n] values.
+        new_weights = new_weights[(..., *[tf.newaxis] * missing)]
+    if not _broadcasts_to(new_weights.shape, new_values.shape):
+        raise ShapeError(
+            "Expected weights or a mask that broadcast to the element losses. Got "
+            f"weights.shape={weights.shape}, values.shape={values.shape}. Pass one "
+            "weight per row, of shape [rows], or one per element, of the shape of the "
+            "values."
+        )
+    return new_values, new_weights
+
+
+def _broadcasts_to(weights: tf.TensorShape, values: tf.TensorShape) -> bool:
+    if weights.rank > values.rank:
+        return False
+    # Axes count from the last. An axis of size 1 of the values may grow (Keras
+    # allows it), but not the rows: each has one loss.
+    pairs = list(zip(reversed(values), reversed(weights), strict=False))
+    if not all(None in pair or 1 in pair or pair[0] == pair[1] for pair in pairs):
+        return False
+    adds_rows = weights.rank == values.rank and weights[0] not in (None, 1, values[0])
+    return not (adds_rows and values[0] is not None)
+
+
+def total(local: Weighted) -> tf.Tensor:
+    """S_r: the sum of the weighted element losses, a local float scalar."""
+    return tf.reduce_sum(local.elements)
+
+
+def element_count(local: Weighted) -> tf.Tensor:
+    """W_r of `"mean"`: how many elements are unmasked, a local float scalar."""
+    if local.mask is None:
+        return tf.cast(tf.size(local.elements), local.elements.dtype)
+    return tf.reduce_sum(tf.ones_like(local.elements) * local.mask)
+
+
+def element_weight(local: Weighted) -> tf.Tensor:
+    """W_r of `mean_share`: the weight of all elements, a local float scalar."""
+    if local.weights is None:
+        return element_count(local)
+    return tf.reduce_sum(tf.ones_like(local.elements) * local.weights)
+
+
+def keras_sample_weight(local: Weighted, replicas: Replicas) -> tf.Tensor:
+    """W_r of `"mean_with_sample_weight"`: a local float scalar.
+
+    Keras adds up the weights as they were passed, before they broadcast: weights
+    `[rows, 1]` of values `[rows, tokens]` count once per row, not once per token.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/losses/loss.py
+    """
+    if local.weights is None:
+        return element_count(local)
+    weight = tf.reduce_sum(local.weights)
+    if local.weighs_rows:
+        return weight
+    # The same on every replica, so each adds its part of one copy.
+    return weight / tf.cast(replicas.count(), weight.dtype)
+
+
+def fixed_count(local: Weighted, rows: tf.Tensor | int) -> tf.Tensor:
+    """W of a global batch of `rows` rows: a global float scalar, masks or not."""
+    elements_per_row = tf.reduce_prod(tf.shape(local.elements)[1:])
+    dtype = local.elements.dtype
+    return tf.cast(rows, dtype) * tf.cast(elements_per_row, dtype)
+
+
+def share(total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """`total / weight`, and 0 with gradient 0 where nobody has weight."""
+    return tf.math.divide_no_nan(total, tf.stop_gradient(weight))
+
+
+def counted_share(
+    total: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas
+) -> tf.Tensor:
+    """The share of a local sum, reported as the global mean.
+
+    Args:
+      total: S_r, local float scalar.
+      weight: W_r, local float scalar; None fixes W at 1.
+      replicas: who shares the batch.
+
+    Returns:
+      float scalar, the same on all replicas: `replicas.reported(S / W)`. Its
+      gradient is that of this replica's share, `S_r / W`.
+    """
+    # One vector, so one collective. Behind stop_gradient, because the gradient of
+    # a sum over replicas is summed over replicas again: N times too large.
+    parts = [total] if weight is None else [total, weight]
+    sums = replicas.sum(tf.stop_gradient(tf.stack(parts)))
+    denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
+    reported = replicas.reported(share(sums[0], denominator))
+    return _value_with_gradient_of(share(total, denominator), reported)
+
+
+@tf.custom_gradient
+def _value_with_gradient_of(source: tf.Tensor, value: tf.Tensor) -> Any:
+    # source + stop_gradient(value - source) would round, and make inf - inf a NaN.
+    return tf.identity(value), lambda upstream: (upstream, None)
+
+
+def mean_share(
+    values: TensorLike,
+    weights: TensorLike | None = None,
+    *,
+    replicas: Replicas | None = None,
+) -> tf.Tensor:
+    """This replica's share of the weighted mean over the whole batch.
+
+    A mean of per-replica means is wrong once replicas hold different weight. Each
+    replica divides its own sum by the weight of everybody's elements:
+
+        share_r = sum_i(w_ri * v_ri) / sum_r,i(w_ri)
+
+    Adding the shares gives the mean, so adding their gradients, as optimizers do
+    under a `tf.distribute` strategy, gives its gradient. Costs one collective of
+    one scalar; none for one replica.
+
+    Args:
+      values: local float, shape `[rows, ...]`, the loss of each row, token or
+        pixel (unit of the loss). Summed in float32, or float64 if it is float64.
+      weights: local number, zero or more, a shape that broadcasts to `values`;
+        `[rows]` weighs rows. Zero drops an element. None weighs every element 1.
+      replicas: who shares the batch; None means the current strategy's replicas.
+
+    Returns:
+      local float scalar, unit of the loss. Zero when nobody has weight.
+
+    Raises:
+      ShapeError: `values` is a scalar, or `weights` does not broadcast to it.
+      ArgumentTypeError: `replicas` is of the wrong type.
+      ContextError: called in cross-replica context of several replicas.
+
+    Example:
+      >>> from distloss import OneDevice, mean_share
+      >>> float(mean_share([2.0, 4.0], [1.0, 3.0], replicas=OneDevice()))
+      3.5
+
+    Reference: README, "The formula".
+    """
+    replicas = replicas_or_current_strategy(replicas)
+    values = tf.convert_to_tensor(values)
+    if values.shape.rank == 0:
+        raise ShapeError(
+            "Expected the loss of each row, of shape [rows, ...]. Got a scalar, "
+            f"values.shape={values.shape}. Pass the values before they are reduced."
+        )
+    local = weighted(values, weights)
+    weight = tf.stop_gradient(element_weight(local))
+    return share(total(local), replicas.sum(weight))
+
+
+def regularization_share(
+    losses: TensorLike, *, replicas: Replicas | None = None
+) -> tf.Tensor:
+    """This replica's share of a term that is the same on every replica.
+
+    A regulariser depends on the weights only, so N replicas that add their
+    gradients count it N times. Each takes one N-th:
+
+        share_r = sum(losses) / N
+
+    Args:
+      losses: local float, a tensor or a list of tensors of any shape, such as
+        `model.losses`; an empty list gives 0. Unit of the loss.
+      replicas: who shares the batch; None means the current strategy's replicas.
+
+    Returns:
+      local float scalar, unit of the loss.
+
+    Raises:
+      ArgumentTypeError: `replicas` is of the wrong type, or `losses` is None.
+
+    Example:
+      >>> from distloss import OneDevice, regularization_share
+      >>> float(regularization_share([0.5, 0.25], replicas=OneDevice()))
+      0.75
+
+    Reference: `tf.nn.scale_regularization_loss`.
+    """
+    replicas = replicas_or_current_strategy(replicas)
+    if losses is None:
+        raise ArgumentTypeError(
+            "Expected a tensor or a list of tensors. Got losses=None. Pass "
+            "model.losses, which is an empty list where there is no regulariser."
+        )
+    terms = list(losses) if isinstance(losses, list | tuple) else [losses]
+    terms = [tf.convert_to_tensor(term) for term in terms]
+    dtype = accumulator_dtype(*terms)
+    term_sums = [tf.reduce_sum(tf.cast(term, dtype)) for term in terms]
+    everything = tf.add_n(term_sums) if term_sums else tf.zeros((), dtype)
+    return everything / tf.cast(replicas.count(), dtype)

@@ -1,0 +1,14 @@
+"""The words of distloss as types: aliases and closed choices."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+# Whatever `tf.convert_to_tensor` takes: tensor, variable, array, list, number.
+TensorLike: TypeAlias = Any
+
+# What `keras.losses.get` takes, or a callable (y_true, y_pred) -> element losses.
+LossLike: TypeAlias = Any
+
+Reduction: TypeAlias = Literal[
+    "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"
+]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)

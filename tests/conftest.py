@@ -1,0 +1,51 @@
+"""Four logical CPUs before TensorFlow starts, and the strategies over them."""
+
+import functools
+
+import keras
+import pytest
+import tensorflow as tf
+
+REPLICAS = 4
+
+
+def pytest_configure():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [one] * REPLICAS)
+    assert len(tf.config.list_logical_devices("CPU")) == REPLICAS
+
+
+@functools.cache
+def strategy_of(kind, count=REPLICAS):
+    """One strategy object per kind and count, for the whole test run.
+
+    Ring collectives of two MirroredStrategies over the same devices share their keys
+    and collide, so only "collective" with all devices uses them.
+    """
+    devices = [f"CPU:{index}" for index in range(count)]
+    if kind == "none":
+        return tf.distribute.get_strategy()
+    if kind == "one_device":
+        return tf.distribute.OneDeviceStrategy("CPU:0")
+    if kind == "central":
+        return tf.distribute.experimental.CentralStorageStrategy(devices, "CPU:0")
+    if kind == "collective":
+        assert count == REPLICAS
+        return tf.distribute.MirroredStrategy(devices)
+    assert kind == "mirrored", kind
+    to_one_device = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=to_one_device)
+
+
+@pytest.fixture
+def four():
+    """Four replicas whose sums are taken on one device."""
+    return strategy_of("mirrored")
+
+
+@pytest.fixture(autouse=True)
+def clean_keras():
+    keras.utils.set_random_seed(7)
+    yield
+    keras.utils.clear_session()
