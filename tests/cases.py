@@ -4,6 +4,7 @@ All rows, tokens and weights differ, so that a wrong denominator shows.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import keras
@@ -140,6 +141,16 @@ class Batch:
     @property
     def arrays(self):
         return self.x, self.y, self.row_weight, self.token_weight, self.mask
+
+    @property
+    def bounds(self):
+        return np.cumsum([0, *self.sizes])
+
+    @property
+    def shards(self):
+        """The arrays of each replica."""
+        spans = list(itertools.pairwise(self.bounds))
+        return [[array[i:j] for array in self.arrays] for i, j in spans]
 
 
 def batch_of(case, split, sizes, seed=0):

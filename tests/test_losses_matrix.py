@@ -1,32 +1,93 @@
 """Every Keras loss: N replicas train as one device does."""
 
-import functools
-
 import pytest
+import tensorflow as tf
 from cases import LOSSES, batches_of
 from conftest import strategy_of
-from training import assert_same_training, plain_keras_losses, train
+from training import (
+    TwoPasses,
+    assert_same_training,
+    train_on_strategy,
+    train_one_device,
+    train_two_passes,
+    variants_of,
+)
 
 import distloss
 
 
-@functools.cache
-def one_device(name, count):
-    """What plain Keras does on one device with the batches for `count` replicas."""
-    case = LOSSES[name]
-    losses = plain_keras_losses(case)
-    return train(strategy_of("none"), case, losses, batches_of(case, count))
+def wrapped_variants(case, replicas=None):
+    return variants_of(
+        case, lambda loss: distloss.DistributedLoss(loss, replicas=replicas)
+    )
 
 
-def on_replicas(name, count, losses):
-    case = LOSSES[name]
-    return train(strategy_of("mirrored", count), case, losses, batches_of(case, count))
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", LOSSES)
-def test_replicas_train_as_one_device(name, count):
-    wrapped = [
-        distloss.DistributedLoss(loss) for loss in plain_keras_losses(LOSSES[name])
-    ]
-    assert_same_training(on_replicas(name, count, wrapped), one_device(name, count))
+def test_any_split_trains_as_one_device(name):
+    """All reductions, weights, splits and counts, with the sums taken by hand."""
+    case = LOSSES[name]
+    for count in (2, 3, 4):
+        batches, replicas = batches_of(case, count), TwoPasses(count)
+        wrapped = wrapped_variants(case, replicas)
+        assert_same_training(
+            train_two_passes(case, wrapped, batches, replicas),
+            train_one_device(case, variants_of(case), batches),
+        )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mirrored_replicas_train_as_one_device(name):
+    """All reductions on each count, each with another kind of weights."""
+    case = LOSSES[name]
+    for count in (2, 3, 4):
+        assert_mirrored_trains_as_one_device(case, count, distloss.DistributedLoss)
+
+
+def assert_mirrored_trains_as_one_device(case, count, wrap):
+    def some(variants):
+        # a stride of one more than the weights' kinds: one variant per reduction
+        stride = len(variants) // 3 + 1
+        return (variants[count:] + variants[:count])[::stride]
+
+    batches, strategy = batches_of(case, count), strategy_of("mirrored", count)
+    assert_same_training(
+        train_on_strategy(strategy, case, some(variants_of(case, wrap)), batches),
+        train_one_device(case, some(variants_of(case)), batches),
+    )
+
+
+def mean_of_means(loss):
+    """What each replica computes when it knows nothing of the others."""
+
+    def wrong(y_true, y_pred, sample_weight):
+        values = distloss.DistributedLoss(loss, replicas=distloss.OneDevice())
+        return values(y_true, y_pred, sample_weight) / 4
+
+    return wrong
+
+
+def plain_keras(loss):
+    return loss
+
+
+def scalar_loss(loss):
+    """A mean that was taken already, whose gradients are then summed."""
+    return lambda y_true, y_pred, weight: tf.reduce_mean(loss.call(y_true, y_pred))
+
+
+def local_batch_size(loss):
+    """The sum over the rows of this replica, divided by their number."""
+
+    def wrong(y_true, y_pred, sample_weight):
+        values = loss.call(y_true, y_pred)
+        return tf.reduce_sum(values) / tf.cast(tf.shape(values)[0], tf.float32)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "wrong", [mean_of_means, plain_keras, scalar_loss, local_batch_size]
+)
+def test_the_comparison_rejects(wrong):
+    with pytest.raises(AssertionError):
+        assert_mirrored_trains_as_one_device(LOSSES["MeanSquaredError"], 4, wrong)
