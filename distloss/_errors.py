@@ -7,6 +7,10 @@ class DistlossError(Exception):
     Each child also inherits the built-in that a Keras user would catch.
     """
 
+    # AutoGraph raises an error from a traced function again as its own type only if
+    # that type's constructor is this one; else the caller gets a StagingError.
+    __init__ = Exception.__init__
+
 
 class ArgumentError(DistlossError, ValueError):
     """An argument has a value that is not allowed."""

@@ -10,13 +10,25 @@ Gradients of shares add up to the gradient of the mean over the whole batch.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from distloss._errors import ArgumentTypeError, ShapeError
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def without_autograph(function: _Function) -> _Function:
+    """`function`, kept from being rewritten in a caller's `tf.function`.
+
+    There is no tensor-dependent `if` to rewrite, and the rewriting costs more than
+    the tracing. Keras' own losses are left alone in the same way.
+    """
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 class Weighted(NamedTuple):
@@ -242,6 +254,7 @@ def _value_with_gradient_of(source: tf.Tensor, value: tf.Tensor) -> Any:
     return tf.identity(value), lambda upstream: (upstream, None)
 
 
+@without_autograph
 def mean_share(
     values: TensorLike,
     weights: TensorLike | None = None,
@@ -293,6 +306,7 @@ def mean_share(
     return share(total(local), replicas.sum(weight))
 
 
+@without_autograph
 def regularization_share(
     losses: TensorLike, *, replicas: Replicas | None = None
 ) -> tf.Tensor:

@@ -125,6 +125,7 @@ class DistributedLoss(keras.losses.Loss):
         self._replicas = replicas_or_current_strategy(replicas)
         self.global_batch_size = _checked_batch_size(global_batch_size)
 
+    @_reduce.without_autograph
     def __call__(
         self,
         y_true: TensorLike,
@@ -132,7 +133,7 @@ class DistributedLoss(keras.losses.Loss):
         sample_weight: TensorLike | None = None,
     ) -> tf.Tensor:
         """The loss of this replica's rows, as the class says."""
-        with tf.name_scope(self.name):
+        with tf.name_scope("distributed_loss"):  # a name may be no scope: "<lambda>"
             values = self.call(y_true, y_pred)
             mask = _joint_mask(y_pred, values)
             local = _reduce.weighted(values, sample_weight, mask)

@@ -1,0 +1,295 @@
+"""DistributedLoss in Keras' own loops: one device and any strategy agree."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+import distloss
+from distloss import DistributedLoss
+
+ROWS, BATCH, FEATURES, CLASSES = 29, 12, 4, 3  # batches of 12, 12 and 5: an empty shard
+RNG = np.random.default_rng(11)
+X = RNG.normal(size=(ROWS, FEATURES)).astype("float32")
+LABELS = RNG.integers(0, CLASSES, ROWS)
+VALUES = RNG.normal(size=(ROWS, 2)).astype("float32")
+WEIGHT = RNG.uniform(0, 5, ROWS).astype("float32")
+WEIGHT[[3, 14]] = 0
+L2 = keras.regularizers.L2(0.1)
+
+STRATEGIES = {
+    "none": ("none",),
+    "one device": ("one_device",),
+    "mirrored 2": ("mirrored", 2),
+    "mirrored 3": ("mirrored", 3),
+    "mirrored 4": ("mirrored", 4),
+    "collective 4": ("collective",),
+    "central storage 4": ("central",),
+}
+
+
+def sequential():
+    inputs = keras.Input((FEATURES,))
+    hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=L2)
+    return keras.Sequential([inputs, hidden, keras.layers.Dense(CLASSES, "softmax")])
+
+
+def functional():
+    inputs = keras.Input((FEATURES,))
+    hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=L2)(inputs)
+    outputs = keras.layers.Dense(CLASSES, "softmax")(hidden)
+    return keras.Model(inputs, outputs)
+
+
+class Subclassed(keras.Model):
+    """Built when it is first called."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=L2)
+        self.outputs_layer = keras.layers.Dense(CLASSES, "softmax")
+
+    def call(self, x):
+        hidden = self.hidden(x)
+        # the same number on every replica, as Keras' 1/N for add_loss wants it
+        self.add_loss(0.01 * keras.ops.sum(keras.ops.square(self.hidden.kernel)))
+        return self.outputs_layer(hidden)
+
+
+def compiled(make, loss, **options):
+    keras.utils.set_random_seed(1)
+    model = make()
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss, **options)
+    return model
+
+
+def trained(model, sample_weight=WEIGHT, y=LABELS):
+    """Weights, the loss of each epoch, and what evaluate reports."""
+    history = model.fit(
+        X, y, BATCH, epochs=2, sample_weight=sample_weight, shuffle=False, verbose=0
+    )
+    report = model.evaluate(X, y, BATCH, sample_weight=sample_weight, verbose=0)
+    weights = [weight.numpy() for weight in model.trainable_variables]
+    losses = np.concatenate([*history.history.values(), np.atleast_1d(report)])
+    return weights, losses
+
+
+def assert_same(got, wanted, tolerance=1e-5):
+    (weights, losses), (wanted_weights, wanted_losses) = got, wanted
+    for weight, wanted_weight in zip(weights, wanted_weights, strict=True):
+        scale = np.abs(wanted_weight).max()
+        np.testing.assert_allclose(
+            weight / scale, wanted_weight / scale, atol=tolerance
+        )
+    np.testing.assert_allclose(losses, wanted_losses, rtol=tolerance)
+
+
+def assert_strategy_trains_as_plain_keras(strategy, make, loss, **options):
+    """Plain Keras on one device sets the standard."""
+    bare = keras.losses.SparseCategoricalCrossentropy(**options.pop("bare", {}))
+    wanted = trained(compiled(make, bare))
+    keras.backend.clear_session()
+    with strategy.scope():
+        model = compiled(make, loss(bare), **options)
+    assert_same(trained(model), wanted)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight", "sum"])
+def test_fit_and_evaluate_agree_with_one_device(strategy, reduction):
+    assert_strategy_trains_as_plain_keras(
+        strategy_of(*strategy),
+        sequential,
+        DistributedLoss,
+        bare={"reduction": reduction},
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (functional, {}),
+        (Subclassed, {}),
+        (sequential, {"run_eagerly": True}),
+        (functional, {"steps_per_execution": 4}),
+    ],
+)
+def test_fit_of_every_kind_of_model_and_loop(four, make, options):
+    assert_strategy_trains_as_plain_keras(four, make, DistributedLoss, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
+def test_the_comparison_rejects_plain_keras(four, reduction):
+    with pytest.raises(AssertionError):
+        assert_strategy_trains_as_plain_keras(
+            four, sequential, lambda bare: bare, bare={"reduction": reduction}
+        )
+
+
+def test_xla_on_one_device():
+    wanted = trained(compiled(sequential, "sparse_categorical_crossentropy"))
+    loss = DistributedLoss("sparse_categorical_crossentropy")
+    assert_same(trained(compiled(sequential, loss, jit_compile=True)), wanted)
+
+
+def two_outputs():
+    inputs = keras.Input((FEATURES,))
+    hidden = keras.layers.Dense(5, "tanh")(inputs)
+    classes = keras.layers.Dense(CLASSES, "softmax", name="classes")(hidden)
+    values = keras.layers.Dense(2, name="values")(hidden)
+    return keras.Model(inputs, {"classes": classes, "values": values})
+
+
+def test_two_outputs_with_their_own_losses_and_weights(four):
+    targets = {"classes": LABELS, "values": VALUES}
+    weights = {"classes": WEIGHT, "values": WEIGHT[::-1].copy()}
+    losses = {
+        "classes": keras.losses.SparseCategoricalCrossentropy(
+            reduction="mean_with_sample_weight"
+        ),
+        "values": keras.losses.MeanSquaredError(),
+    }
+    options = {"loss_weights": {"classes": 0.3, "values": 2.0}}
+    wanted = trained(compiled(two_outputs, losses, **options), weights, targets)
+    with four.scope():
+        wrapped = {name: DistributedLoss(loss) for name, loss in losses.items()}
+        model = compiled(two_outputs, wrapped, **options)
+    assert_same(trained(model, weights, targets), wanted)
+
+
+def test_train_on_batch_gives_every_replica_the_whole_batch(four):
+    """That is what Keras does; the update is still that of one device."""
+    wanted = compiled(sequential, "sparse_categorical_crossentropy")
+    wanted_loss = wanted.train_on_batch(X, LABELS)
+    with four.scope():
+        model = compiled(sequential, DistributedLoss("sparse_categorical_crossentropy"))
+    np.testing.assert_allclose(model.train_on_batch(X, LABELS), wanted_loss, rtol=1e-5)
+    for got, weight in zip(model.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_allclose(got, weight, atol=1e-6)
+
+
+def test_mixed_precision(four):
+    """float16 layers, float32 sums: as one device, up to float16's own rounding."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        bare = keras.losses.SparseCategoricalCrossentropy()
+        wanted = trained(compiled(sequential, bare))
+        with four.scope():
+            model = compiled(sequential, DistributedLoss(bare))
+        assert_same(trained(model), wanted, tolerance=4e-3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+MAX_TOKENS = 6
+
+
+def tagger():
+    inputs = keras.Input((MAX_TOKENS,), dtype="int32")
+    embedded = keras.layers.Embedding(7, 5, mask_zero=True)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, "softmax")(embedded))
+
+
+def test_masked_tokens(four):
+    lengths = np.sort(RNG.integers(1, MAX_TOKENS + 1, 24))[::-1]  # long rows first
+    tokens = RNG.integers(1, 7, (24, MAX_TOKENS))
+    tokens[np.arange(MAX_TOKENS) >= lengths[:, np.newaxis]] = 0
+    tags = RNG.integers(0, CLASSES, (24, MAX_TOKENS))
+
+    def run(loss):
+        model = compiled(tagger, loss)
+        history = model.fit(tokens, tags, 8, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights(), np.array(history.history["loss"])
+
+    bare = keras.losses.SparseCategoricalCrossentropy()
+    wanted = run(bare)
+    with four.scope():
+        assert_same(run(DistributedLoss(bare)), wanted)
+        with pytest.raises(AssertionError):
+            assert_same(run(bare), wanted)
+
+
+def test_custom_loop(four):
+    """strategy.reduce("SUM") of the losses is the mean over the batch."""
+    bare = keras.losses.SparseCategoricalCrossentropy(
+        reduction="mean_with_sample_weight"
+    )
+    wanted = trained(compiled(sequential, bare))[0]
+    loss_fn = DistributedLoss(bare)
+    with four.scope():
+        keras.utils.set_random_seed(1)
+        model = sequential()
+        optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+
+    def replica_step(x, y, weight):
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, model(x, training=True), weight)
+            total = loss + distloss.regularization_share(model.losses)
+        gradients = tape.gradient(total, model.trainable_variables)
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+        return loss
+
+    @tf.function
+    def step(batch):
+        return four.reduce("SUM", four.run(replica_step, batch), axis=None)
+
+    data = tf.data.Dataset.from_tensor_slices((X, LABELS, WEIGHT)).batch(BATCH)
+    for _ in range(2):
+        for index, batch in enumerate(four.experimental_distribute_dataset(data)):
+            rows = slice(index * BATCH, (index + 1) * BATCH)
+            whole = bare(LABELS[rows], model(X[rows]), WEIGHT[rows])
+            np.testing.assert_allclose(step(batch), whole, rtol=1e-5)
+    for got, weight in zip(model.trainable_variables, wanted, strict=True):
+        np.testing.assert_allclose(got, weight, atol=1e-5)
+
+
+# --- saving ---------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test")
+def per_row(y_true, y_pred):
+    return tf.square(y_true - y_pred)[:, 0]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        DistributedLoss("mse"),
+        DistributedLoss(keras.losses.Huber(delta=0.2), reduction="sum", name="mine"),
+        DistributedLoss(keras.losses.mean_absolute_error, global_batch_size=8),
+        DistributedLoss("mse", replicas=distloss.OneDevice()),
+        DistributedLoss("mse", replicas=distloss.StrategyReplicas(), reduction="none"),
+        DistributedLoss("mse", global_batch_size=tf.constant(8)),
+        DistributedLoss(per_row),
+    ],
+)
+def test_config_makes_the_same_loss(loss):
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(again) is DistributedLoss
+    assert again.get_config() == loss.get_config()
+    y_true, y_pred = RNG.normal(size=(2, 5, 3)).astype("float32")
+    np.testing.assert_array_equal(again(y_true, y_pred), loss(y_true, y_pred))
+
+
+def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(four, tmp_path):
+    path = tmp_path / "model.keras"
+    with four.scope():
+        model = compiled(functional, DistributedLoss("sparse_categorical_crossentropy"))
+        trained(model)
+        model.save(path)
+        loaded = keras.models.load_model(path)
+    assert isinstance(loaded.loss, DistributedLoss)
+    assert_same(trained(loaded), trained(model), tolerance=1e-6)
+
+
+def test_a_clone_can_be_compiled_with_the_same_loss(four):
+    with four.scope():
+        model = compiled(functional, DistributedLoss("sparse_categorical_crossentropy"))
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        clone.compile(keras.optimizers.SGD(0.5, momentum=0.9), model.loss)
+    assert_same(trained(clone), trained(model), tolerance=1e-6)

@@ -1,0 +1,62 @@
+"""Imports only point down: each module may import the floors below its own."""
+
+import ast
+import pathlib
+
+import pytest
+
+import distloss
+
+PACKAGE = pathlib.Path(distloss.__file__).parent
+FLOORS = (
+    {"_errors", "_types"},
+    {"replicas"},
+    {"_reduce"},
+    {"losses", "metrics"},
+    {"__init__"},
+)
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+
+
+def imported_by(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "distloss":
+                yield f"{name}.__init__".split(".")[1]
+
+
+def wrong_imports(name, source):
+    return [n for n in imported_by(source) if LEVEL.get(n, len(FLOORS)) >= LEVEL[name]]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem
+)
+def test_imports_point_down(path):
+    assert not wrong_imports(path.stem, path.read_text())
+
+
+def test_an_upward_and_a_sideways_import_are_found():
+    assert wrong_imports("_reduce", "from distloss.losses import DistributedLoss")
+    assert wrong_imports("_reduce", "from distloss import losses")
+    assert wrong_imports("losses", "import distloss.metrics")
+    assert not wrong_imports("losses", "from distloss import _reduce")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem
+)
+def test_only_replicas_touches_collectives(path):
+    source = path.read_text()
+    touches = any(
+        word in source for word in ("tf.distribute.", "all_reduce(", "horovod.")
+    )
+    code = "".join(ast.unparse(node) for node in ast.parse(source).body[1:])
+    touches = touches and any(w in code for w in ("tf.distribute.get", ".all_reduce("))
+    assert touches == (path.stem == "replicas")
