@@ -108,7 +108,9 @@ def main():
     print(f"{'epoch':8}{'loss':>10}{'accuracy':>10}{'loss':>12}{'accuracy':>10}")
     for epoch in range(EPOCHS):
         (loss, accuracy), (loss4, accuracy4) = wanted[epoch], seen[epoch]
-        print(f"{epoch + 1:<8}{loss:10.5f}{accuracy:10.4f}{loss4:12.5f}{accuracy4:10.4f}")
+        print(
+            f"{epoch + 1:<8}{loss:10.5f}{accuracy:10.4f}{loss4:12.5f}{accuracy4:10.4f}"
+        )
     pairs = zip(weights, wanted_weights, strict=True)
     off = max(np.abs(weight - other).max() for weight, other in pairs)
     print(f"\nlargest difference in any weight: {off:.1e}")

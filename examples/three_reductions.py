@@ -8,10 +8,13 @@ number, w = 5, so that everything can be checked by hand: the loss of a row is
 Printed for each reduction, as "value / gradient": one device; the same Keras loss on
 four replicas, summed over them; and `DistributedLoss` on four replicas, likewise.
 
-    sum                      the weighted losses of all rows, added up
-    mean                     that sum / number of rows
-    mean_with_sample_weight  that sum / sum of the weights: a weighted average
-    none, by hand            one number per row, from which you take the average yourself
+- sum: the weighted losses of all rows, added up. Sums of replicas add up to it, so
+  plain Keras is right here; but both numbers grow with the batch.
+- mean: that sum / number of rows. Keras takes the mean of four means.
+- mean_with_sample_weight: that sum / sum of the weights, a weighted average. Keras
+  takes the mean of four weighted averages.
+- none, by hand: one number per row, from which you take the weighted average yourself.
+  Nobody divides by the number of replicas, so four averages are added up.
 
 Three things that notes about these reductions get wrong, mended here:
 
@@ -26,7 +29,7 @@ Three things that notes about these reductions get wrong, mended here:
 import keras
 import numpy as np
 import tensorflow as tf
-from _replicas import REPLICAS, four_replicas
+from _replicas import four_replicas
 from sklearn.datasets import load_digits
 
 from distloss import DistributedLoss, mean_share

@@ -1,17 +1,17 @@
-"""A variational autoencoder whose KL term, a sum over the batch, is added by `add_loss`.
+"""A variational autoencoder whose KL term is a sum over the rows of the batch.
 
-Keras divides what `add_loss` adds by the number of replicas N. That is right for a term
-that is the same on every replica, such as a penalty on weights. A KL divergence summed
-over the rows of the batch is not: each replica adds its own rows, and the sum comes out
-N times too small against the reconstruction. The model trains, with too little of it.
+Keras divides what `add_loss` adds by the number of replicas. That is right for a mean
+over the batch or a penalty on weights, which are about the same on every replica. A
+sum over rows is not: on four replicas it comes out 4 times too small against the
+reconstruction, which is a sum as well. The model trains, with too little of the KL.
 
-The mend: let a `DistributedLoss` sum over replicas, and undo the division:
-
-    self.add_loss(replica_count * kl_loss(kl, kl))
+The mend: return the KL of each row as a second output, and give it a loss of its own, a
+`DistributedLoss` with reduction "sum". (Not `add_loss(DistributedLoss(...))`: Keras
+keeps what was added in one list per layer, which the replicas take turns to fill.)
 
 Printed for each run of five steps on 16 digits: the loss that `fit` shows (nats of the
-whole batch), the KL part of it after training, and the largest difference in any weight
-from one device.
+whole batch, mean over the steps), the KL of the batch after training, and the largest
+difference in any weight from one device.
 """
 
 import keras
@@ -25,100 +25,98 @@ from distloss import DistributedLoss
 ROWS, LATENT, STEPS = 16, 2, 5
 
 
-def second(_, kl):
-    """The KL of each row as a loss function, which always gets two arguments."""
+class Sampler(keras.layers.Layer):
+    """A point near the mean, and the KL of each row to a standard normal."""
+
+    def __init__(self, *, adds_loss):
+        super().__init__()
+        self.adds_loss = adds_loss
+
+    def call(self, inputs):
+        """The point `[rows, LATENT]` and the KL `[rows]`, in nats."""
+        mean, log_variance, noise = inputs
+        each = (tf.exp(log_variance) + mean**2 - 1 - log_variance) / 2
+        kl = tf.reduce_sum(each, axis=1)
+        if self.adds_loss:
+            self.add_loss(tf.reduce_sum(kl))  # right on one device only
+        return mean + tf.exp(log_variance / 2) * noise, kl
+
+
+def autoencoder(*, adds_loss):
+    # Noise is an input that belongs to its row, so that runs can be compared.
+    pixels, noise = keras.Input([64]), keras.Input([LATENT])
+    mean = keras.layers.Dense(LATENT, use_bias=False)(pixels)
+    log_variance = keras.layers.Dense(LATENT, use_bias=False)(pixels)
+    point, kl = Sampler(adds_loss=adds_loss)([mean, log_variance, noise])
+    rebuilt = keras.layers.Dense(64, "sigmoid", use_bias=False)(point)
+    # Keras takes the mean over the last axis; with one pixel there, "sum" adds up all.
+    rebuilt = keras.layers.Reshape([64, 1])(rebuilt)
+    return keras.Model([pixels, noise], [rebuilt] if adds_loss else [rebuilt, kl])
+
+
+def row_kl(_, kl):
+    """The KL output is a loss already: one number per row, and no target."""
     return kl
 
 
-class PlainSampler(keras.layers.Layer):
-    """A point near the mean; the KL to a standard normal is added to the loss."""
-
-    def call(self, inputs):
-        mean, log_variance, noise = inputs
-        kl = (tf.exp(log_variance) + mean**2 - 1 - log_variance) / 2
-        self.add_loss(self.batch_sum(tf.reduce_sum(kl, axis=1)))
-        return mean + tf.exp(log_variance / 2) * noise
-
-    def batch_sum(self, kl):
-        """What Keras is given: right on one device only."""
-        return tf.reduce_sum(kl)
-
-
-class MendedSampler(PlainSampler):
-    """The same, right on any number of replicas."""
-
-    def __init__(self):
-        super().__init__()
-        self.kl_loss = DistributedLoss(second, reduction="sum")
-
-    def batch_sum(self, kl):
-        """What Keras is given, times the number that Keras will divide by."""
-        replica_count = tf.distribute.get_strategy().num_replicas_in_sync
-        return replica_count * self.kl_loss(kl, kl)
-
-
-def autoencoder(sampler):
-    pixels, noise = keras.Input([64]), keras.Input([LATENT])
-    # Both of the heads start small: a KL near 0, as is usual.
-    mean = keras.layers.Dense(LATENT)(pixels)
-    log_variance = keras.layers.Dense(LATENT)(pixels)
-    point = sampler([mean, log_variance, noise])
-    rebuilt = keras.layers.Dense(64, activation="sigmoid")(point)
-    # One value per pixel along the last axis: "sum" then adds up all pixels.
-    return keras.Model([pixels, noise], keras.layers.Reshape([64, 1])(rebuilt))
+def reconstruction():
+    return keras.losses.BinaryCrossentropy(reduction="sum")
 
 
 def digits():
-    """Pixels, and noise that belongs to its row, so that runs can be compared."""
     pixels, _ = load_digits(return_X_y=True)
     pixels = (pixels[:ROWS] / 16).astype("float32")
     noise = np.random.default_rng(0).normal(size=[ROWS, LATENT]).astype("float32")
     return pixels, noise
 
 
-def fitted(strategy, sampler_class, loss):
-    """The loss that `fit` shows, the KL after training, and the weights."""
+def fitted(strategy, losses, *, adds_loss):
+    """The loss that `fit` shows, and the weights after STEPS steps."""
     pixels, noise = digits()
+    targets = [pixels[..., np.newaxis], np.zeros(ROWS, "float32")][: len(losses)]
     keras.utils.set_random_seed(1)  # the same initial weights in each run
     with strategy.scope():
-        model = autoencoder(sampler_class())
-        model.compile(optimizer=keras.optimizers.SGD(0.002), loss=loss)
-    rows = tf.data.Dataset.from_tensor_slices(((pixels, noise), pixels[..., None]))
-    history = model.fit(rows.batch(ROWS).repeat(STEPS), verbose=0)
-    return history.history["loss"][0], kl_of(model.get_weights()), model.get_weights()
+        model = autoencoder(adds_loss=adds_loss)
+        model.compile(optimizer=keras.optimizers.SGD(0.002), loss=losses)
+    batch = tf.data.Dataset.from_tensor_slices(((pixels, noise), tuple(targets)))
+    batch = batch.batch(ROWS).repeat(STEPS)
+    history = model.fit(batch, shuffle=False, verbose=0)
+    return history.history["loss"][0], model.get_weights()
 
 
-def kl_of(weights):
+def kl_after(weights):
     """The KL of all rows in NumPy, from the weights of the two heads."""
-    mean, log_variance = (digits()[0] @ weights[i] + weights[i + 1] for i in (0, 2))
+    mean, log_variance = (digits()[0] @ head for head in weights[:2])
     return (np.exp(log_variance) + mean**2 - 1 - log_variance).sum() / 2
 
 
 def main():
     four = four_replicas()  # first: it configures the devices
-    plain = keras.losses.BinaryCrossentropy(reduction="sum")
-    wrapped = DistributedLoss(plain)  # right already: the runs differ in the KL only
+    one = tf.distribute.get_strategy()
+    plain = [reconstruction()]
+    mended = [
+        DistributedLoss(reconstruction()),
+        DistributedLoss(row_kl, reduction="sum"),
+    ]
     runs = {
-        "one device, plain Keras": fitted(
-            tf.distribute.get_strategy(), PlainSampler, plain
-        ),
-        "4 replicas, plain add_loss": fitted(four, PlainSampler, wrapped),
-        "4 replicas, DistributedLoss": fitted(four, MendedSampler, wrapped),
+        "one device, add_loss": fitted(one, plain, adds_loss=True),
+        "4 replicas, add_loss": fitted(four, plain, adds_loss=True),
+        "4 replicas, DistributedLoss": fitted(four, mended, adds_loss=False),
     }
-    wanted_loss, _, wanted = runs["one device, plain Keras"]
-    print(f"{'':28}{'loss':>12}{'KL after':>12}{'weights off':>13}")
+    wanted_loss, wanted = runs["one device, add_loss"]
+    print(f"{'':28}{'loss':>12}{'KL after':>10}{'weights off':>13}")
     off = {}
-    for name, (loss, kl, weights) in runs.items():
+    for name, (loss, weights) in runs.items():
         pairs = zip(weights, wanted, strict=True)
         off[name] = max(np.abs(weight - other).max() for weight, other in pairs)
-        print(f"{name:28}{loss:12.4f}{kl:12.4f}{off[name]:13.1e}")
+        print(f"{name:28}{loss:12.4f}{kl_after(weights):10.4f}{off[name]:13.1e}")
 
-    if off["4 replicas, plain add_loss"] < 1e-2:
+    if off["4 replicas, add_loss"] < 1e-2:
         raise SystemExit("a plain add_loss was expected to differ from one device")
     if off["4 replicas, DistributedLoss"] > 1e-5:
-        raise SystemExit("the mended layer gave other weights than one device")
+        raise SystemExit("DistributedLoss gave other weights than one device")
     if not np.isclose(runs["4 replicas, DistributedLoss"][0], wanted_loss, rtol=1e-5):
-        raise SystemExit("the mended layer shows another loss than one device")
+        raise SystemExit("DistributedLoss shows another loss than one device")
 
 
 if __name__ == "__main__":

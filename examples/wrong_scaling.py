@@ -53,12 +53,19 @@ def loss_and_gradient(loss, weights, pixels, labels):
     return value, tape.gradient(value, weights)
 
 
-@tf.function
-def summed_over_replicas(strategy, loss, weights, batch):
-    """The loss and the gradient, each summed over replicas."""
-    # The optimizers of Keras sum gradients just so, inside strategy.run.
-    local = strategy.run(loss_and_gradient, (loss, weights, *batch))
-    return [strategy.reduce("SUM", part, axis=None) for part in local]
+def summed_over_replicas(strategy, losses, weights, batch):
+    """Each loss and its gradient, summed over replicas."""
+
+    def replica_step(*batch):
+        return [loss_and_gradient(loss, weights, *batch) for loss in losses]
+
+    @tf.function
+    def step(batch):
+        local = strategy.run(replica_step, batch)
+        # The optimizers of Keras sum gradients just so, inside strategy.run.
+        return [[strategy.reduce("SUM", x, axis=None) for x in pair] for pair in local]
+
+    return step(batch)
 
 
 def compared(gradient, wanted):
@@ -89,8 +96,8 @@ def main():
     print(f"{'way to scale':20}{'loss':>9}{'alpha':>9}{'rho':>9}")
     print(f"{'one device':20}{value:9.4f}{1:9.4f}{0:9.4f}")
     seen = {}
-    for name, loss in ways.items():
-        value, gradient = summed_over_replicas(strategy, loss, weights, batch)
+    results = summed_over_replicas(strategy, ways.values(), weights, batch)
+    for name, (value, gradient) in zip(ways, results, strict=True):
         alpha, rho = seen[name] = compared(gradient.numpy(), wanted.numpy())
         print(f"{name:20}{value:9.4f}{alpha:9.4f}{rho:9.4f}")
     check(seen)

@@ -1,4 +1,4 @@
-"""`import distloss`: light, in either order with Keras, and honest about the backend."""
+"""`import distloss`: light, in any order with Keras, honest about the backend."""
 
 import os
 import subprocess

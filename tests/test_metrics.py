@@ -27,7 +27,7 @@ def test_any_parts_give_the_mean_of_the_whole(parts):
 
 def test_replicas_with_uneven_rows_give_the_mean_of_the_whole(four):
     """Where the mean of the replicas' means is another number."""
-    rows = [[1.0, 2.0, 3.0], [10.0], [], [4.0, 6.0]]
+    rows = [[1.0, 2.0, 3.0], [10.0], [], [4.0, 16.0]]
     with four.scope():
         metric = GlobalMean()
     dealt = four.experimental_distribute_values_from_function(

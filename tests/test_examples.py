@@ -1,0 +1,37 @@
+"""Every example runs, and finds what it claims: each ends by checking itself."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+NAMES = (
+    "custom_loop",
+    "keras_fit",
+    "masked_sequences",
+    "three_reductions",
+    "vae_add_loss",
+    "wrong_scaling",
+)
+
+
+def test_each_example_is_listed():
+    found = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
+    assert tuple(found) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_finds_what_it_claims(name):
+    # A process of its own: examples configure devices, and users start them like this.
+    finished = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"],
+        timeout=110,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    tail = (finished.stdout + finished.stderr)[-3000:]
+    assert finished.returncode == 0, tail
