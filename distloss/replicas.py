@@ -6,6 +6,11 @@ The only file that may touch `tf.distribute` collectives or Horovod.
 from __future__ import annotations
 
 import abc
+import contextlib
+import itertools
+import sys
+import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +114,8 @@ class StrategyReplicas(Replicas):
             return self._sum_while_keras_builds(local)
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
+        with _added_losses_kept():
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
 
     def _sum_while_keras_builds(self, local: tf.Tensor) -> tf.Tensor:
         # Keras builds a model's loss in cross-replica context from symbolic
@@ -131,6 +137,36 @@ class StrategyReplicas(Replicas):
         replicas: https://github.com/keras-team/keras/pull/20609.
         """
         return value / tf.cast(self.count(), value.dtype)
+
+
+@contextlib.contextmanager
+def _added_losses_kept() -> Iterator[None]:
+    """Keeps what layers added with `add_loss` on this replica through a collective.
+
+    Replicas run as threads that take turns, and a collective in the middle of a step
+    passes the turn on. A layer has one list of added losses for all of them, cleared
+    when the next replica calls the model: when this replica goes on, its model.losses
+    would be those of another.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/layers/layer.py
+    """
+    kept = [(layer, layer._losses[:]) for layer in _layers_in_use()]
+    yield
+    for layer, losses in kept:
+        layer._losses[:] = losses
+
+
+def _layers_in_use() -> Iterator[keras.Layer]:
+    """Each layer that a function on this thread's stack holds or names."""
+    seen: set[int] = set()
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        named = (frame.f_globals.get(name) for name in frame.f_code.co_names)
+        for value in itertools.chain(frame.f_locals.values(), named):
+            if isinstance(value, keras.Layer) and id(value) not in seen:
+                layers = [x for x in value._flatten_layers() if id(x) not in seen]
+                seen.update(map(id, layers))
+                yield from layers
+        frame = frame.f_back
 
 
 def replicas_or_current_strategy(replicas: Replicas | None) -> Replicas:

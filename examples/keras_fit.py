@@ -4,8 +4,8 @@
 takes the mean of four means there, so the one row alone weighs as much as four others.
 `DistributedLoss` around the same loss is the only change.
 
-Printed for each run of one epoch: the loss that `fit` shows, the loss of 29 other digits
-that `evaluate` shows, and the largest difference in any weight from one device. The
+Printed for each run of one epoch: the loss that `fit` shows, the loss that `evaluate`
+shows for 29 other digits, and the largest difference in any weight from one device. The
 loss in `fit` gives no warning: the short batch spoils only the update that follows it.
 
 The first batch has to split evenly: neither `fit` nor `evaluate` of plain Keras can
