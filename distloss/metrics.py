@@ -59,8 +59,13 @@ class GlobalMean(keras.metrics.Metric):
         if values.shape.rank == 0:
             values = values[tf.newaxis]
         local = _reduce.weighted(values, sample_weight, mask)
-        self.total.assign_add(tf.cast(_reduce.total(local), self.dtype))
-        self.weight.assign_add(tf.cast(_reduce.element_weight(local), self.dtype))
+        for variable, part in (
+            (self.total, _reduce.total(local)),
+            (self.weight, _reduce.element_weight(local)),
+        ):
+            # TensorFlow's assign_add: Keras' own assigns value + part, and where
+            # replicas share one variable (CentralStorageStrategy) adds up the values.
+            variable.value.assign_add(tf.cast(part, self.dtype))
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""

@@ -28,7 +28,7 @@ def test_example_finds_what_it_claims(name):
     # A process of its own: examples configure devices, and users start them like this.
     finished = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"],
-        timeout=110,
+        timeout=280,
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},

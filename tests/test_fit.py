@@ -27,7 +27,6 @@ STRATEGIES = {
     "mirrored 3": ("mirrored", 3),
     "mirrored 4": ("mirrored", 4),
     "collective 4": ("collective",),
-    "central storage 4": ("central",),
 }
 
 
@@ -44,34 +43,49 @@ def functional():
     return keras.Model(inputs, outputs)
 
 
+@keras.saving.register_keras_serializable("test")
+def squares(_, hidden):
+    return tf.square(hidden)
+
+
 class Subclassed(keras.Model):
-    """Built when it is first called."""
+    """Built when it is first called; adds a sum over the rows of the batch."""
 
     def __init__(self):
         super().__init__()
         self.hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=L2)
-        self.outputs_layer = keras.layers.Dense(CLASSES, "softmax")
+        self.classes = keras.layers.Dense(CLASSES, "softmax")
 
     def call(self, x):
         hidden = self.hidden(x)
-        # the same number on every replica, as Keras' 1/N for add_loss wants it
-        self.add_loss(0.01 * keras.ops.sum(keras.ops.square(self.hidden.kernel)))
-        return self.outputs_layer(hidden)
+        self.add_loss(0.01 * self.squares_of(hidden))
+        return self.classes(hidden)
+
+    def squares_of(self, hidden):
+        return tf.reduce_sum(tf.square(hidden))
+
+
+class SubclassedForReplicas(Subclassed):
+    """A collective in the middle of the forward pass."""
+
+    def squares_of(self, hidden):
+        loss = DistributedLoss(squares, reduction="sum")
+        # N times, since Keras divides by N what add_loss adds
+        return tf.distribute.get_strategy().num_replicas_in_sync * loss(hidden, hidden)
 
 
 def compiled(make, loss, **options):
     keras.utils.set_random_seed(1)
     model = make()
-    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss, **options)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, **options)
     return model
 
 
-def trained(model, sample_weight=WEIGHT, y=LABELS):
+def trained(model, sample_weight=WEIGHT, y=LABELS, epochs=2):
     """Weights, the loss of each epoch, and what evaluate reports."""
-    history = model.fit(
-        X, y, BATCH, epochs=2, sample_weight=sample_weight, shuffle=False, verbose=0
-    )
-    report = model.evaluate(X, y, BATCH, sample_weight=sample_weight, verbose=0)
+    options = {"sample_weight": sample_weight, "verbose": 0}
+    history = model.fit(X, y, BATCH, epochs=epochs, shuffle=False, **options)
+    report = model.evaluate(X, y, BATCH, **options)
     weights = [weight.numpy() for weight in model.trainable_variables]
     losses = np.concatenate([*history.history.values(), np.atleast_1d(report)])
     return weights, losses
@@ -88,6 +102,21 @@ def assert_same(got, wanted, tolerance=1e-5):
 
 
 REDUCTIONS = ("sum_over_batch_size", "mean_with_sample_weight", "sum")
+
+
+def one_small_epoch(model):
+    rows = slice(BATCH + 5)
+    options = {"shuffle": False, "verbose": 0, "sample_weight": WEIGHT[rows]}
+    history = model.fit(X[rows], LABELS[rows], BATCH, **options)
+    return model.get_weights(), history.history["loss"]
+
+
+def test_fit_run_eagerly(four):
+    bare = keras.losses.SparseCategoricalCrossentropy()
+    wanted = one_small_epoch(compiled(functional, bare))
+    with four.scope():
+        model = compiled(functional, DistributedLoss(bare), run_eagerly=True)
+        assert_same(one_small_epoch(model), wanted)
 
 
 def three_heads():
@@ -123,6 +152,15 @@ def test_fit_and_evaluate_agree_with_one_device(strategy):
         assert_same(train_three_heads(DistributedLoss), wanted)
 
 
+def test_central_storage_trains_as_one_device():
+    """Its weights; from the second batch on, Keras' metrics add up wrong there."""
+    with strategy_of("central").scope():
+        weights, losses = train_three_heads(DistributedLoss)
+    wanted_weights, wanted_losses = plain_three_heads()
+    assert_same((weights, wanted_losses), (wanted_weights, wanted_losses))
+    assert abs(losses - wanted_losses).max() > 0.1, "mended upstream: test losses too"
+
+
 def test_the_comparison_rejects_plain_keras(four):
     wanted = plain_three_heads()
     with four.scope(), pytest.raises(AssertionError):
@@ -130,19 +168,18 @@ def test_the_comparison_rejects_plain_keras(four):
 
 
 @pytest.mark.parametrize(
-    ("make", "options"),
+    ("make", "make_for_replicas", "options"),
     [
-        (functional, {}),
-        (Subclassed, {}),
-        (sequential, {"run_eagerly": True}),
-        (functional, {"steps_per_execution": 4}),
+        (sequential, sequential, {"steps_per_execution": 4}),
+        (Subclassed, SubclassedForReplicas, {}),
     ],
 )
-def test_fit_of_every_kind_of_model_and_loop(four, make, options):
+def test_fit_of_every_kind_of_model_and_loop(four, make, make_for_replicas, options):
     bare = keras.losses.SparseCategoricalCrossentropy()
     wanted = trained(compiled(make, bare))
     with four.scope():
-        assert_same(trained(compiled(make, DistributedLoss(bare), **options)), wanted)
+        model = compiled(make_for_replicas, DistributedLoss(bare), **options)
+        assert_same(trained(model), wanted)
 
 
 def test_xla_on_one_device():
@@ -188,14 +225,17 @@ def test_train_on_batch_gives_every_replica_the_whole_batch(four):
 
 
 def test_mixed_precision(four):
-    """float16 layers, float32 sums: as one device, up to float16's own rounding."""
-    keras.config.set_dtype_policy("mixed_float16")
+    """bfloat16 layers, float32 sums: as one device, up to bfloat16's own rounding.
+
+    Not float16: there Keras looks for overflow on replica 0 only.
+    """
+    keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         bare = keras.losses.SparseCategoricalCrossentropy()
-        wanted = trained(compiled(sequential, bare))
+        wanted = one_small_epoch(compiled(sequential, bare))
         with four.scope():
             model = compiled(sequential, DistributedLoss(bare))
-        assert_same(trained(model), wanted, tolerance=4e-3)
+        assert_same(one_small_epoch(model), wanted, tolerance=1e-2)
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -238,7 +278,7 @@ def test_custom_loop(four):
     with four.scope():
         keras.utils.set_random_seed(1)
         model = sequential()
-        optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         optimizer.build(model.trainable_variables)
 
     def replica_step(x, y, weight):
@@ -277,7 +317,7 @@ def per_row(y_true, y_pred):
     "loss",
     [
         DistributedLoss("mse"),
-        DistributedLoss(keras.losses.Huber(delta=0.2), reduction="sum", name="mine"),
+        DistributedLoss(keras.losses.LogCosh(), reduction="sum", name="mine"),
         DistributedLoss(keras.losses.mean_absolute_error, global_batch_size=8),
         DistributedLoss("mse", replicas=distloss.OneDevice()),
         DistributedLoss("mse", replicas=distloss.StrategyReplicas(), reduction="none"),
@@ -297,11 +337,11 @@ def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(four, tmp_path):
     path = tmp_path / "model.keras"
     with four.scope():
         model = compiled(functional, DistributedLoss("sparse_categorical_crossentropy"))
-        trained(model)
+        one_small_epoch(model)
         model.save(path)
         loaded = keras.models.load_model(path)
     assert isinstance(loaded.loss, DistributedLoss)
-    assert_same(trained(loaded), trained(model), tolerance=1e-6)
+    assert_same(one_small_epoch(loaded), one_small_epoch(model), tolerance=1e-6)
 
 
 def test_a_clone_can_be_compiled_with_the_same_loss(four):
@@ -309,5 +349,5 @@ def test_a_clone_can_be_compiled_with_the_same_loss(four):
         model = compiled(functional, DistributedLoss("sparse_categorical_crossentropy"))
         clone = keras.models.clone_model(model)
         clone.set_weights(model.get_weights())
-        clone.compile(keras.optimizers.SGD(0.5, momentum=0.9), model.loss)
-    assert_same(trained(clone), trained(model), tolerance=1e-6)
+        clone.compile(keras.optimizers.SGD(0.1, momentum=0.9), model.loss)
+    assert_same(one_small_epoch(clone), one_small_epoch(model), tolerance=1e-6)

@@ -59,3 +59,18 @@ def test_autograph_raises_our_errors_as_they_are():
 
     with pytest.raises(DistlossError, match="said"):
         fails()
+
+
+def test_keras_keeps_added_losses_in_a_list_per_layer():
+    """replicas._added_losses_kept puts them back after a collective."""
+
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_sum(x))
+            return x
+
+    layer = Adds()
+    model = keras.Sequential([keras.Input((1,)), layer])
+    model(tf.ones((2, 1)))
+    assert [float(loss) for loss in layer._losses] == [2.0]
+    assert layer in model._flatten_layers()
