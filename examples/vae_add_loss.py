@@ -5,9 +5,9 @@ over the batch or a penalty on weights, which are about the same on every replic
 sum over rows is not: on four replicas it comes out 4 times too small against the
 reconstruction, which is a sum as well. The model trains, with too little of the KL.
 
-The mend: add N times a `DistributedLoss` with reduction "sum". Its value is 1/N of the sum
-over the whole batch on each of N replicas, and its gradient that of this replica's rows;
-N times that, divided by N again by Keras, is the sum in the loss and in the gradient.
+The mend: add N times a `DistributedLoss` with reduction "sum". Its value is 1/N of the
+sum over the whole batch on each of N replicas, and its gradient that of this replica's
+rows; N times that, divided by N by Keras, is right in the loss and in the gradient.
 
 Printed for each run of five steps on 16 digits: the loss that `fit` shows (nats of the
 whole batch, mean over the steps), the KL of the batch after training, and the largest
