@@ -12,19 +12,11 @@ import time
 
 import keras
 import tensorflow as tf
+from _replicas import configure, strategy_of
 
 from distloss import DistributedLoss
 
 ROWS, FEATURES, WIDTH, CLASSES = 512, 256, 1024, 10
-
-
-def strategy_of(replicas):
-    """Virtual replicas; ring collectives of two strategies would collide."""
-    if replicas == 1:
-        return tf.distribute.get_strategy()
-    to_one_device = tf.distribute.ReductionToOneDevice()
-    devices = [f"CPU:{index}" for index in range(replicas)]
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=to_one_device)
 
 
 def step_of(strategy, loss_fn):
@@ -90,9 +82,7 @@ def main(arguments=None):
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args(arguments)
     counts = [int(count) for count in options.replicas.split(",")]
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * max(counts))
+    configure(max(counts))
     results = {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

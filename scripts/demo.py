@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import rich.box
 import tensorflow as tf
+from _replicas import configure, strategy_of
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -30,17 +31,6 @@ EPOCHS = 3
 CURVE_STEPS = 60
 AGREES = 1e-5  # relative, float32
 RED, ORANGE, GREEN, GREY = "#c1272d", "#e08214", "#1b7837", "#888888"
-
-
-def four_replicas():
-    """Four virtual replicas on this machine's CPU."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * REPLICAS)
-    # Ring collectives of two strategies over the same devices would collide.
-    to_one_device = tf.distribute.ReductionToOneDevice()
-    devices = [f"CPU:{index}" for index in range(REPLICAS)]
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=to_one_device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +272,8 @@ def main(arguments=None):
     parser.add_argument("--picture", type=pathlib.Path, default="demo.png")
     options = parser.parse_args(arguments)
     console = Console()
-    strategies = {1: tf.distribute.get_strategy(), REPLICAS: four_replicas()}
+    configure(REPLICAS)
+    strategies = {count: strategy_of(count) for count in (1, REPLICAS)}
     train, test = digits()
     bar = Progress(
         TextColumn("{task.description}"),

@@ -1,0 +1,20 @@
+"""Virtual replicas on this machine's CPU, for the demo and the benchmark."""
+
+import tensorflow as tf
+
+
+def configure(count):
+    """Makes `count` logical CPUs. Call it before TensorFlow computes anything."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [one] * count)
+
+
+def strategy_of(count):
+    """A strategy over the first `count` logical CPUs; none for one."""
+    if count == 1:
+        return tf.distribute.get_strategy()
+    # Ring collectives of two strategies over the same devices would collide.
+    to_one_device = tf.distribute.ReductionToOneDevice()
+    devices = [f"CPU:{index}" for index in range(count)]
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=to_one_device)
