@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from distloss._errors import BackendError, DistlossError
+from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
     from distloss._reduce import mean_share, regularization_share
@@ -54,6 +54,7 @@ def __dir__() -> list[str]:
 def _register_with_keras(_keras: Any) -> None:
     # Keras loads a saved model only from classes that have registered themselves,
     # and `import distloss` must be enough for that, before or after Keras.
-    with contextlib.suppress(BackendError):
+    # On another backend they say so when they are used, not from `import keras`.
+    with contextlib.suppress(ImportError):
         for module in set(_HOME.values()):
             importlib.import_module(module)

@@ -71,22 +71,23 @@ def weighted(
 
     Args:
       values: local float, rank 1 or more, rows along axis 0.
-      sample_weight: local number, or None for 1. A scalar, one per row, or any
-        shape that broadcasts to `values`; one axis of size 1 more or less at the
-        end is squeezed or added, as Keras does it.
+      sample_weight: local number, or None for 1. A scalar, `[rows]`, or a shape
+        that broadcasts to `values`, axis 0 along rows; one axis of size 1 more or
+        less at the end is squeezed or added, as Keras does it.
       mask: local boolean or 0 and 1, shapes as for `sample_weight`; None masks
         nothing.
 
     Raises:
-      ShapeError: a weight or mask does not broadcast to `values`.
+      ShapeError: a weight or mask does not broadcast to `values`, or a rank is not
+        known.
     """
     values = tf.convert_to_tensor(values)
     dtype = accumulator_dtype(values)
-    elements = tf.cast(values, dtype)
+    elements = _of_known_rank(tf.cast(values, dtype))
     if mask is not None:
-        mask = as_tensor(mask, dtype)
+        mask = _of_known_rank(as_tensor(mask, dtype))
     if sample_weight is not None:
-        sample_weight = as_tensor(sample_weight, dtype)
+        sample_weight = _of_known_rank(as_tensor(sample_weight, dtype))
     weights = _product(mask, sample_weight)
     if weights is None:
         return Weighted(elements, None, None, weighs_rows=True)
@@ -96,6 +97,17 @@ def weighted(
     if mask is not None:
         _, mask = aligned(elements, mask)
     return Weighted(elements, weights, mask, weighs_rows)
+
+
+def _of_known_rank(tensor: tf.Tensor) -> tf.Tensor:
+    if tensor.shape.rank is None:
+        raise ShapeError(
+            "Expected element losses, weights and masks of known rank. Got shape "
+            f"{tensor.shape} for {tensor.name}: it could be a scalar, a mean that was "
+            "taken already. Call its set_shape([None, ...]) first; tf.py_function and "
+            "tf.numpy_function need that."
+        )
+    return tensor
 
 
 def _product(mask: tf.Tensor | None, weights: tf.Tensor | None) -> tf.Tensor | None:
@@ -138,8 +150,7 @@ def _weighs_rows(values: tf.Tensor, weights: tf.Tensor) -> bool:
     """Whether axis 0 of `weights` holds rows, rather than one weight for all rows."""
     if weights.shape.rank == 0:
         return False
-    rows, weight_rows = values.shape[:1], weights.shape[:1]
-    return weight_rows.is_compatible_with(rows)
+    return weights.shape[0] != 1 or values.shape[0] == 1
 
 
 def aligned(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -151,31 +162,28 @@ def aligned(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     if weights.shape.rank == 0:
         return values, weights
     new_values, new_weights = same_rank(values, weights)
-    missing = new_values.shape.rank - new_weights.shape.rank
-    if missing > 0 and _weighs_rows(values, weights):
-        # Rows stay rows: NumPy's rule would put them along the last axis, which is
-        # an error for most shapes and a wrong loss for [n] weights of [n, n] values.
-        new_weights = new_weights[(..., *[tf.newaxis] * missing)]
+    missing = max(0, new_values.shape.rank - new_weights.shape.rank)
+    # Axis 0 stays rows: by NumPy's rule [n] weights would go along the last axis, so
+    # that their meaning hung on how many rows a replica got.
+    new_weights = new_weights[(..., *[tf.newaxis] * missing)]
     if not _broadcasts_to(new_weights.shape, new_values.shape):
         raise ShapeError(
             "Expected weights or a mask that broadcast to the element losses. Got "
             f"weights.shape={weights.shape}, values.shape={values.shape}. Pass one "
             "weight per row, of shape [rows], or one per element, of the shape of the "
-            "values."
+            "values; where all rows share them, with a first axis of size 1."
         )
     return new_values, new_weights
 
 
 def _broadcasts_to(weights: tf.TensorShape, values: tf.TensorShape) -> bool:
-    if weights.rank > values.rank:
+    if weights.rank != values.rank:
         return False
-    # Axes count from the last. An axis of size 1 of the values may grow (Keras
-    # allows it), but not the rows: each has one loss.
-    pairs = list(zip(reversed(values), reversed(weights), strict=False))
-    if not all(None in pair or 1 in pair or pair[0] == pair[1] for pair in pairs):
-        return False
-    adds_rows = weights.rank == values.rank and weights[0] not in (None, 1, values[0])
-    return not (adds_rows and values[0] is not None)
+    if weights[0] not in (None, 1) and values[0] not in (None, weights[0]):
+        return False  # each row has one loss, so weights cannot add rows
+    # an axis of size 1 of the values may grow, as in Keras
+    pairs = zip(values[1:], weights[1:], strict=True)
+    return all(None in pair or 1 in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def total(local: Weighted) -> tf.Tensor:
@@ -220,18 +228,18 @@ def fixed_count(local: Weighted, rows: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(rows, dtype) * tf.cast(elements_per_row, dtype)
 
 
-def share(total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """`total / weight`, and 0 with gradient 0 where nobody has weight."""
-    return tf.math.divide_no_nan(total, tf.stop_gradient(weight))
+def share(numerator: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """`numerator / weight`, and 0 with gradient 0 where nobody has weight."""
+    return tf.math.divide_no_nan(numerator, tf.stop_gradient(weight))
 
 
 def counted_share(
-    total: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas
+    local_sum: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas
 ) -> tf.Tensor:
     """The share of a local sum, reported as the global mean.
 
     Args:
-      total: S_r, local float scalar.
+      local_sum: S_r, local float scalar.
       weight: W_r, local float scalar; None fixes W at 1.
       replicas: who shares the batch.
 
@@ -241,11 +249,11 @@ def counted_share(
     """
     # One vector, so one collective. Behind stop_gradient, because the gradient of
     # a sum over replicas is summed over replicas again: N times too large.
-    parts = [total] if weight is None else [total, weight]
+    parts = [local_sum] if weight is None else [local_sum, weight]
     sums = replicas.sum(tf.stop_gradient(tf.stack(parts)))
     denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
     reported = replicas.reported(share(sums[0], denominator))
-    return _value_with_gradient_of(share(total, denominator), reported)
+    return _value_with_gradient_of(share(local_sum, denominator), reported)
 
 
 @tf.custom_gradient
@@ -276,7 +284,8 @@ def mean_share(
       values: local float, shape `[rows, ...]`, the loss of each row, token or
         pixel (unit of the loss). Summed in float32, or float64 if it is float64.
       weights: local number, zero or more, a shape that broadcasts to `values`;
-        `[rows]` weighs rows. Zero drops an element. None weighs every element 1.
+        `[rows]` weighs rows. Zero drops a finite value. None weighs every element
+        1. A mask is a weight of 0 or 1; masks that Keras attached are not looked at.
       replicas: who shares the batch; None means the current strategy's replicas.
 
     Returns:

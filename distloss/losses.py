@@ -14,19 +14,12 @@ from distloss import _reduce
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
-    BackendError,
     NotDecomposableError,
     ScalarLossError,
+    ShapeError,
 )
 from distloss._types import REDUCTIONS, LossLike, Reduction, TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
-
-if keras.config.backend() != "tensorflow":
-    raise BackendError(
-        "distloss needs Keras on the TensorFlow backend. Got "
-        f"keras.config.backend()={keras.config.backend()!r}. Set the environment "
-        "variable KERAS_BACKEND=tensorflow before Keras is imported."
-    )
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -46,19 +39,21 @@ class DistributedLoss(keras.losses.Loss):
     | `"sum"` | sum(w*v), unmasked | 1 |
     | `"none"` | not reduced: local w*v per element | - |
 
-    Each is what the wrapped loss alone means on one device. Where W is 0, the loss
-    and its gradient are 0.
+    Each is what the wrapped loss alone means on one device; weights with fewer axes
+    than the element losses weigh rows, where Keras 3 takes them by NumPy's rule. Where
+    W is 0, the loss and its gradient are 0.
 
     **Counted** (default): S and W are summed over replicas in one collective of two
     scalars per step; with one replica there is none. Each replica returns the same
     number, S / W / N for N replicas: `strategy.reduce("SUM", ...)` of it is the mean
     over the whole batch, and `history["loss"]` and `evaluate` show that mean.
 
-    **Static** (`global_batch_size=`): W is that number of rows times the elements per
-    row, whatever the weights and masks, and no collective is needed. A short batch
-    is divided by the same constant, as `tf.nn.compute_average_loss` does, so its rows
-    weigh as much as those of a full batch and its loss reads lower. Each replica
-    returns its own share; the shares add up to S / W.
+    **Static** (`global_batch_size=`): no collective is needed, since W of both means is
+    that number of rows times the elements per row, whatever the weights and masks (W
+    of `"sum"` stays 1). A short batch is divided by the same constant, as
+    `tf.nn.compute_average_loss` does for losses of rows, so its rows weigh as much as
+    those of a full batch and its loss reads lower. Each replica returns its own
+    share; the shares add up to S / W.
 
     Args:
       loss: what to wrap: a `keras.losses.Loss`, an identifier such as `"mse"`, or a
@@ -88,7 +83,8 @@ class DistributedLoss(keras.losses.Loss):
       ArgumentTypeError: `loss`, `replicas` or `global_batch_size` of a wrong type,
         or `loss` is a `DistributedLoss` already.
       ScalarLossError: `loss` returns a scalar: its sum cannot be recovered.
-      ShapeError: weights do not broadcast to the element losses.
+      ShapeError: weights do not broadcast to the element losses, or these have no
+        rows.
       NotDecomposableError: `loss` compares rows with each other and there are several
         replicas (`keras.losses.Circle`).
       ContextError: called in cross-replica context of several replicas.
@@ -111,8 +107,10 @@ class DistributedLoss(keras.losses.Loss):
         global_batch_size: int | tf.Tensor | None = None,
         name: str | None = None,
     ) -> None:
-        self.loss = loss
         self._element_loss = _element_loss(loss)
+        # Keras saves losses, functions and names, but neither configs nor classes
+        is_saved = not isinstance(loss, dict | type)
+        self.loss = loss if is_saved else self._element_loss
         own_reduction = self._element_loss.reduction or "none"
         super().__init__(
             name=name or self._element_loss.name,
@@ -159,6 +157,7 @@ class DistributedLoss(keras.losses.Loss):
                 "values before they are reduced, and let reduction= reduce them; Dice "
                 "and Tversky do so when axis= leaves out axis 0."
             )
+        self._refuse_reduced_rows(y_pred, values)
         return values
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
@@ -191,6 +190,18 @@ class DistributedLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight":
             return _reduce.keras_sample_weight(local, self._replicas)
         return _reduce.element_count(local)
+
+    def _refuse_reduced_rows(self, y_pred: Any, values: tf.Tensor) -> None:
+        axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
+        axes = axis if isinstance(axis, list | tuple) else [axis]
+        # Where the number of rows is open, values of a fixed length are no rows.
+        rows_are_open = tf.is_tensor(y_pred) and y_pred.shape[:1].as_list() == [None]
+        if 0 in axes or (rows_are_open and values.shape[0] is not None):
+            raise ShapeError(
+                "Expected the loss of each row, of shape [rows, ...]. Got from loss "
+                f"{self.name!r} values.shape={values.shape}, axis={axis}, without the "
+                "rows. Leave axis 0 out of what the loss reduces."
+            )
 
     def _refuse_coupled_rows(self) -> None:
         replica_count = self._replicas.count()
@@ -235,9 +246,14 @@ class _FunctionLoss(keras.losses.Loss):
         self.fn = fn
 
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> Any:
-        if tf.is_tensor(y_true) and tf.is_tensor(y_pred):
-            y_true, y_pred = _reduce.same_rank(y_true, y_pred)
-        return self.fn(y_true, y_pred)
+        flat_true, flat_pred = keras.tree.flatten(y_true), keras.tree.flatten(y_pred)
+        if len(flat_true) == len(flat_pred):
+            pairs = map(_reduce.same_rank, flat_true, flat_pred)
+            flat_true, flat_pred = zip(*pairs, strict=True)
+        return self.fn(
+            keras.tree.pack_sequence_as(y_true, flat_true),
+            keras.tree.pack_sequence_as(y_pred, flat_pred),
+        )
 
 
 def _element_loss(loss: LossLike) -> keras.losses.Loss:

@@ -24,7 +24,8 @@ class GlobalMean(keras.metrics.Metric):
 
     Args:
       name: name of the metric.
-      dtype: dtype of the sums and of the result; None means float32.
+      dtype: dtype of the sums and of the result; None means Keras'
+        `floatx`, float32 unless it was set.
 
     Example:
       >>> from distloss import GlobalMean
@@ -59,13 +60,8 @@ class GlobalMean(keras.metrics.Metric):
         if values.shape.rank == 0:
             values = values[tf.newaxis]
         local = _reduce.weighted(values, sample_weight, mask)
-        for variable, part in (
-            (self.total, _reduce.total(local)),
-            (self.weight, _reduce.element_weight(local)),
-        ):
-            # TensorFlow's assign_add: Keras' own assigns value + part, and where
-            # replicas share one variable (CentralStorageStrategy) adds up the values.
-            variable.value.assign_add(tf.cast(part, self.dtype))
+        self.total.assign_add(tf.cast(_reduce.total(local), self.dtype))
+        self.weight.assign_add(tf.cast(_reduce.element_weight(local), self.dtype))
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""

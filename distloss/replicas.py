@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import itertools
 import sys
 import types
 from collections.abc import Iterator
@@ -18,7 +17,14 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from distloss._errors import ArgumentTypeError, ContextError
+from distloss._errors import ArgumentTypeError, BackendError, ContextError
+
+if keras.config.backend() != "tensorflow":
+    raise BackendError(
+        "distloss needs Keras on the TensorFlow backend. Got "
+        f"keras.config.backend()={keras.config.backend()!r}. Set the environment "
+        "variable KERAS_BACKEND=tensorflow before Keras is imported."
+    )
 
 
 class Replicas(abc.ABC):
@@ -156,12 +162,13 @@ def _added_losses_kept() -> Iterator[None]:
 
 
 def _layers_in_use() -> Iterator[keras.Layer]:
-    """Each layer that a function on this thread's stack holds or names."""
+    """Each layer that a function on this thread's stack, or its `self`, holds."""
     seen: set[int] = set()
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         named = (frame.f_globals.get(name) for name in frame.f_code.co_names)
-        for value in itertools.chain(frame.f_locals.values(), named):
+        owned = getattr(frame.f_locals.get("self"), "__dict__", {})
+        for value in [*frame.f_locals.values(), *named, *owned.values()]:
             if isinstance(value, keras.Layer) and id(value) not in seen:
                 layers = [x for x in value._flatten_layers() if id(x) not in seen]
                 seen.update(map(id, layers))

@@ -54,7 +54,9 @@ def trained_on_replicas(strategy):
     def replica_step(pixels, labels):
         with tf.GradientTape() as tape:
             logits = model(pixels, training=True)
-            value = loss(labels, logits) + regularization_share(model.losses)
+            # before the loss: replicas take turns there, and share the list of losses
+            penalty = regularization_share(model.losses)
+            value = loss(labels, logits) + penalty
         gradients = tape.gradient(value, model.trainable_variables)
         # Inside strategy.run, Keras optimizers sum the gradients over replicas.
         optimizer.apply_gradients(

@@ -305,6 +305,32 @@ def test_custom_loop(four):
         np.testing.assert_allclose(got, weight, atol=1e-5)
 
 
+def test_added_losses_in_a_loop_of_a_class(four):
+    """Read after a collective, while other replicas called the same model."""
+
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_sum(x))
+            return x
+
+    class Trainer:
+        def __init__(self):
+            self.model = keras.Sequential([keras.Input((1,)), Adds()])
+            self.loss_fn = DistributedLoss("mse")
+
+        def replica_step(self, x):
+            self.loss_fn(x, self.model(x))
+            return tf.add_n(self.model.losses)
+
+    with four.scope():
+        trainer = Trainer()
+    dealt = four.experimental_distribute_values_from_function(
+        lambda context: tf.fill((1, 1), float(context.replica_id_in_sync_group))
+    )
+    added = tf.function(lambda x: four.run(trainer.replica_step, (x,)))(dealt)
+    assert [float(x) for x in four.experimental_local_results(added)] == [0, 1, 2, 3]
+
+
 # --- saving ---------------------------------------------------------------------
 
 
@@ -323,13 +349,16 @@ def per_row(y_true, y_pred):
         DistributedLoss("mse", replicas=distloss.StrategyReplicas(), reduction="none"),
         DistributedLoss("mse", global_batch_size=tf.constant(8)),
         DistributedLoss(per_row),
+        DistributedLoss({"class_name": "MeanSquaredError", "config": {}}),
+        DistributedLoss(keras.losses.MeanSquaredError),
+        DistributedLoss("crossentropy"),
     ],
 )
 def test_config_makes_the_same_loss(loss):
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(again) is DistributedLoss
     assert again.get_config() == loss.get_config()
-    y_true, y_pred = RNG.normal(size=(2, 5, 3)).astype("float32")
+    y_true, y_pred = RNG.uniform(size=(2, 5, 3)).astype("float32")
     np.testing.assert_array_equal(again(y_true, y_pred), loss(y_true, y_pred))
 
 

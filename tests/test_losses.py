@@ -29,7 +29,6 @@ TOKEN_WEIGHTS = {
     "tokens": RNG.uniform(0, 3, (ROWS, TOKENS)).astype("float32"),
     "one more axis": RNG.uniform(0, 3, (ROWS, TOKENS, 1)).astype("float32"),
     "same for all rows": RNG.uniform(0, 3, (1, TOKENS)).astype("float32"),
-    "one per token position": RNG.uniform(0, 3, TOKENS).astype("float32"),
     "integers": RNG.integers(0, 3, (ROWS, TOKENS)),
     "zeros": np.zeros((ROWS, 1), "float32"),
 }
@@ -106,6 +105,43 @@ def test_row_weights_of_token_losses_weigh_rows():
     wanted = (np.square(y_pred).mean(-1) * weight[:, np.newaxis]).mean()
     loss = DistributedLoss("mse")
     np.testing.assert_allclose(loss(y_true, y_pred, weight), wanted, rtol=1e-6)
+
+
+def test_a_mask_from_the_loss_itself_counts():
+    """SparseCategoricalCrossentropy marks the elements of ignore_class."""
+    bare = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+    y_true, y_pred = np.array([[0, 1, 2], [0, 0, 3]]), tf.nn.softmax(RNG_LOGITS[:2])
+    wanted = bare(y_true, y_pred)
+    np.testing.assert_allclose(DistributedLoss(bare)(y_true, y_pred), wanted, rtol=1e-6)
+
+
+def test_nested_predictions_are_aligned_leaf_by_leaf():
+    def absolute(y_true, y_pred):
+        return tf.abs(y_true["a"] - y_pred["a"])
+
+    y_true, y_pred = {"a": np.arange(3.0)}, {"a": np.zeros((3, 1))}
+    assert float(DistributedLoss(absolute)(y_true, y_pred)) == 1.0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
+def test_weights_that_all_rows_share_count_once(four, reduction):
+    """Also where the number of rows is open, as in a traced function."""
+    values = tf.constant(RNG.normal(size=(7, 3, 1)), tf.float32)
+    weight = tf.constant([[1.0, 2.0, 4.0]])
+    bounds = tf.constant([0, 3, 5, 5, 7])
+    bare = keras.losses.MeanSquaredError(reduction=reduction)
+
+    @tf.function
+    def step():
+        def replica_step():
+            me = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine = values[bounds[me] : bounds[me + 1]]
+            return DistributedLoss(bare)(tf.zeros_like(mine), mine, weight)
+
+        return four.reduce("SUM", four.run(replica_step), axis=None)
+
+    wanted = bare(tf.zeros_like(values), values, weight)
+    np.testing.assert_allclose(step(), wanted, rtol=1e-6)
 
 
 def test_sums_of_half_precision_predictions_are_taken_in_float32():
@@ -186,7 +222,8 @@ def test_no_weight_anywhere_gives_zero_and_zero_gradient():
         assert not gradient.any()
 
 
-def test_no_weight_on_any_replica_gives_zero_and_zero_gradient(four):
+@pytest.mark.parametrize("masked", [True, False])
+def test_no_weight_on_any_replica_gives_zero_and_zero_gradient(four, masked):
     x = tf.Variable([[1.0, 2.0]])
 
     @tf.function
@@ -194,9 +231,10 @@ def test_no_weight_on_any_replica_gives_zero_and_zero_gradient(four):
         def replica_step():
             with tf.GradientTape() as tape:
                 y_pred = tf.ones((3, 2)) * x
-                y_pred._keras_mask = tf.zeros((3,), tf.bool)
+                if masked:
+                    y_pred._keras_mask = tf.zeros((3,), tf.bool)
                 loss = DistributedLoss("mse", reduction=reduction)
-                value = loss(tf.zeros((3, 2)), y_pred)
+                value = loss(tf.zeros((3, 2)), y_pred, None if masked else tf.zeros(3))
             return value, tape.gradient(value, x)
 
         return [four.reduce("SUM", r, axis=None) for r in four.run(replica_step)]
@@ -282,7 +320,7 @@ COLLECTIVES = ("CollectiveReduce", "NcclAllReduce", "CollectiveGather")
 
 
 def collectives_of(step):
-    """The collective ops of one step, as (replica, elements)."""
+    """How many numbers each collective op of one step sums."""
     graph = step.get_concrete_function().graph
     return [
         op.inputs[0].shape.num_elements()
@@ -389,6 +427,7 @@ def test_a_scalar_loss_is_refused(scalar):
     ("y_shape", "weight_shape"),
     [
         ((4, 2), (3,)),
+        ((4, 5, 2), (5,)),
         ((4, 5, 2), (3,)),
         ((4, 5, 2), (4, 3)),
         ((4, 2), (4, 4)),
@@ -414,6 +453,32 @@ def test_cross_replica_context_is_refused(four):
             assert isinstance(caught.value, RuntimeError)
         alone = DistributedLoss("mse", replicas=OneDevice())
         assert float(alone(*tensors)) == 1  # the way out that the message names
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.Dice(axis=(0, 1)),
+        keras.losses.CosineSimilarity(axis=0),
+        lambda y_true, y_pred: tf.reduce_mean(tf.square(y_true - y_pred), 0),
+        lambda y_true, y_pred: tf.reshape(tf.reduce_mean(y_true - y_pred), [1]),
+    ],
+)
+def test_a_loss_without_rows_is_refused(loss):
+    """Where the number of rows is open, as in `fit`."""
+    spec = tf.TensorSpec([None, 3, 2])
+    traced = tf.function(DistributedLoss(loss), input_signature=[spec, spec])
+    with pytest.raises(DistlossError, match="without the rows"):
+        traced.get_concrete_function()
+
+
+def test_a_loss_of_unknown_rank_is_refused():
+    def hidden(y_true, y_pred):
+        return tf.py_function(lambda x: tf.reduce_mean(x), [y_pred], tf.float32)
+
+    traced = tf.function(lambda x: DistributedLoss(hidden)(x, x))
+    with pytest.raises(DistlossError, match="known rank"):
+        traced(tf.ones((2, 3)))
 
 
 def test_a_loss_that_compares_rows_is_refused_on_replicas(four):

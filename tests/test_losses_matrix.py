@@ -1,11 +1,17 @@
 """Every Keras loss: N replicas train as one device does."""
 
+import itertools
+
+import numpy as np
 import pytest
 import tensorflow as tf
-from cases import LOSSES, batches_of
+from cases import LOSSES, REDUCTIONS, SPLITS, batch_of, batches_of
 from conftest import strategy_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training import (
     TwoPasses,
+    Variant,
     assert_same_training,
     train_on_strategy,
     train_one_device,
@@ -60,12 +66,8 @@ def assert_mirrored_trains_as_one_device(name, count, wrap):
 
 def mean_of_means(loss):
     """What each replica computes when it knows nothing of the others."""
-
-    def wrong(y_true, y_pred, sample_weight):
-        values = distloss.DistributedLoss(loss, replicas=distloss.OneDevice())
-        return values(y_true, y_pred, sample_weight) / 4
-
-    return wrong
+    alone = distloss.DistributedLoss(loss, replicas=distloss.OneDevice())
+    return lambda y_true, y_pred, weight: alone(y_true, y_pred, weight) / 4
 
 
 def plain_keras(loss):
@@ -82,14 +84,73 @@ def local_batch_size(loss):
 
     def wrong(y_true, y_pred, sample_weight):
         values = loss.call(y_true, y_pred)
-        return tf.reduce_sum(values) / tf.cast(tf.shape(values)[0], tf.float32)
+        elements = tf.cast(tf.size(values), tf.float32)
+        return tf.math.divide_no_nan(tf.reduce_sum(values), elements)
 
     return wrong
+
+
+def assert_short_batch_trains_as_one_device(wrap):
+    """The mean without weights: the plainest case that can be wrong."""
+    case, strategy = LOSSES["MeanSquaredError"], strategy_of("mirrored")
+    batches = [batch_of(case, "short", SPLITS[4]["short"])]
+    bare = case.make()
+    assert_same_training(
+        train_on_strategy(strategy, case, [Variant(wrap(bare), "none")], batches),
+        train_one_device(case, [Variant(bare, "none")], batches),
+    )
+
+
+def test_the_comparison_accepts_the_right_loss():
+    assert_short_batch_trains_as_one_device(distloss.DistributedLoss)
 
 
 @pytest.mark.parametrize(
     "wrong", [mean_of_means, plain_keras, scalar_loss, local_batch_size]
 )
 def test_the_comparison_rejects(wrong):
-    with pytest.raises(AssertionError):
-        assert_mirrored_trains_as_one_device("MeanSquaredError", 4, wrong)
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        assert_short_batch_trains_as_one_device(wrong)
+
+
+def reduced_in_numpy(values, weight, mask, reduction):
+    """The design's table, in float64, over the whole batch."""
+    values, weight, mask = (np.asarray(a, np.float64) for a in (values, weight, mask))
+    numerator = (values * weight * mask).sum()
+    denominator = {
+        "sum_over_batch_size": mask.sum(),
+        "mean_with_sample_weight": (weight * mask).sum(),
+        "sum": 1,
+    }[reduction]
+    return numerator / denominator if denominator else 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 3), min_size=2, max_size=4).filter(sum),
+    reduction=st.sampled_from(REDUCTIONS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_split_reports_the_mean_of_numpy(sizes, reduction, seed):
+    """Token weights and masks at once, many of them zero."""
+    rng, rows = np.random.default_rng(seed), sum(sizes)
+    values = rng.normal(size=(rows, 3)).astype("float32")
+    weight = (rng.uniform(size=(rows, 3)) * (rng.random((rows, 3)) < 0.6)).astype(
+        "float32"
+    )
+    mask = rng.random((rows, 3)) < 0.6
+    replicas = TwoPasses(len(sizes))
+    loss = distloss.DistributedLoss(
+        lambda y_true, y_pred: y_pred, reduction=reduction, replicas=replicas
+    )
+
+    def share(rows):
+        y_pred = tf.constant(values[rows])
+        y_pred._keras_mask = tf.constant(mask[rows])
+        return loss(values[rows], y_pred, weight[rows])
+
+    bounds = np.cumsum([0, *sizes])
+    shards = [slice(i, j) for i, j in itertools.pairwise(bounds)]
+    got = sum(float(value) for value in replicas.run(share, share, shards))
+    wanted = reduced_in_numpy(values, weight, mask, reduction)
+    np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-6)

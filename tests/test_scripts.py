@@ -1,0 +1,63 @@
+"""scripts/setup says in one line what is missing."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout that was never set up, and a folder at the front of PATH."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def setup(checkout, **environment):
+    path = f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [checkout / "scripts" / "setup", "examples"],
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def executable(path, script):
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def assert_one_line(done, words):
+    assert done.returncode == 1
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"setup: {words}"), line
+
+
+def test_no_python_that_suits(checkout):
+    done = setup(checkout, PYTHON="false")
+    assert_one_line(done, "no Python 3.10 to 3.13 with venv found (tried false)")
+
+
+def test_no_compiler(checkout):
+    tools = ("bash", "dirname")
+    for tool in tools:
+        (checkout / "bin" / tool).symlink_to(shutil.which(tool))
+    done = setup(checkout, PATH=str(checkout / "bin"))
+    assert_one_line(done, "no C++ compiler found")
+
+
+def test_no_disk(checkout):
+    executable(checkout / "bin" / "df", "printf 'h\\nfs 9 9 2048 9%% /\\n'")
+    done = setup(checkout)
+    assert_one_line(done, "2 MiB of disk are free here")
