@@ -161,13 +161,16 @@ class DistributedLoss(keras.losses.Loss):
         return values
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        if self._computes(keras.losses.ctc) and y_pred.shape[0] in (None, 0):
+        fails_on_zero_rows = self._computes(
+            keras.losses.ctc, keras.losses.categorical_hinge
+        )
+        if fails_on_zero_rows and y_pred.shape[0] in (None, 0):
             return _without_the_empty_batch(self._element_loss.call, y_true, y_pred)
         values = self._element_loss.call(y_true, y_pred)
         return values if tf.is_tensor(values) else tf.convert_to_tensor(values)
 
-    def _computes(self, function: Any) -> bool:
-        return getattr(self._element_loss, "fn", None) is function
+    def _computes(self, *functions: Any) -> bool:
+        return getattr(self._element_loss, "fn", None) in functions
 
     def _compute_dtype(self, y_pred: TensorLike) -> tf.DType:
         if _reduce.accumulator_dtype(*keras.tree.flatten(y_pred)) == tf.float64:
@@ -336,7 +339,7 @@ def _checked_batch_size(rows: Any) -> int | tf.Tensor | None:
 def _without_the_empty_batch(
     call: Any, y_true: tf.Tensor, y_pred: tf.Tensor
 ) -> tf.Tensor:
-    """`call(y_true, y_pred)` for an op that fails on zero rows, as CTC's does."""
+    """`call(y_true, y_pred)`, for a call that fails on the zero rows of an empty shard."""
     rows = tf.shape(y_pred)[0]
     extra_rows = tf.cast(tf.equal(rows, 0), tf.int32)
 

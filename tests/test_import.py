@@ -51,17 +51,19 @@ def test_a_saved_model_loads_where_horovod_is_not_installed(tmp_path, order):
 
 def test_another_backend_is_named():
     code = """
-import distloss, keras
+import keras
+keras.config.backend = lambda: "jax"  # the others need packages of their own
+import distloss
 for name in distloss.__all__:
     try:
         getattr(distloss, name)
     except distloss.DistlossError as error:
         print(name, isinstance(error, ImportError), error)
 """
-    done = run_python(code, KERAS_BACKEND="numpy")
+    done = run_python(code)
     lines = done.stdout.splitlines()
     assert len(lines) == len(distloss.__all__) - 1, done  # all but DistlossError
     for line in lines:
         assert "True distloss needs Keras on the TensorFlow backend" in line
-        assert "'numpy'" in line
+        assert "'jax'" in line
         assert "KERAS_BACKEND=tensorflow" in line

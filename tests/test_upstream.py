@@ -42,7 +42,9 @@ def test_crossentropy_is_chosen_by_shape():
 def test_keras_loss_classes_name_their_function():
     """losses.DistributedLoss tells CTC and Circle by it."""
     assert keras.losses.CTC().fn is keras.losses.ctc
+    assert keras.losses.CategoricalHinge().fn is keras.losses.categorical_hinge
     assert keras.losses.Circle().fn is keras.losses.circle
+    assert keras.losses.Dice(axis=(0, 1))._fn_kwargs["axis"] == (0, 1)
 
 
 def test_keras_marks_masks_on_tensors():
