@@ -339,7 +339,7 @@ def _checked_batch_size(rows: Any) -> int | tf.Tensor | None:
 def _without_the_empty_batch(
     call: Any, y_true: tf.Tensor, y_pred: tf.Tensor
 ) -> tf.Tensor:
-    """`call(y_true, y_pred)`, for a call that fails on the zero rows of an empty shard."""
+    """`call(y_true, y_pred)`, for a call that fails on an empty shard's zero rows."""
     rows = tf.shape(y_pred)[0]
     extra_rows = tf.cast(tf.equal(rows, 0), tf.int32)
 
