@@ -198,7 +198,9 @@ class DistributedLoss(keras.losses.Loss):
         axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
         axes = axis if isinstance(axis, list | tuple) else [axis]
         # Where the number of rows is open, values of a fixed length are no rows.
-        rows_are_open = tf.is_tensor(y_pred) and y_pred.shape[:1].as_list() == [None]
+        rows_are_open = (
+            tf.is_tensor(y_pred) and y_pred.shape.rank and y_pred.shape[0] is None
+        )
         if 0 in axes or (rows_are_open and values.shape[0] is not None):
             raise ShapeError(
                 "Expected the loss of each row, of shape [rows, ...]. Got from loss "
