@@ -124,7 +124,7 @@ def fit_everything(strategies, train, test, advance):
 def table(rows, train_rows):
     """The rows of `fit_everything`, right ones green and wrong ones red."""
     shown = Table(
-        title=f"Digits, {EPOCHS} epochs: weights compared with plain Keras on 1 replica",
+        title=f"Digits, {EPOCHS} epochs, compared with plain Keras on 1 replica",
         caption="batch: rows (of the last batch); weights: largest relative difference",
         box=rich.box.SIMPLE_HEAD,
     )
