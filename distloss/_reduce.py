@@ -128,8 +128,7 @@ def same_rank(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     if first.shape.rank is None or second.shape.rank is None:
         return first, second
     if first.shape.rank == second.shape.rank + 1:
-        longer, shorter = _same_rank_longer_first(first, second)
-        return longer, shorter
+        return _same_rank_longer_first(first, second)
     if second.shape.rank == first.shape.rank + 1:
         longer, shorter = _same_rank_longer_first(second, first)
         return shorter, longer

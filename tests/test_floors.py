@@ -53,10 +53,6 @@ def test_an_upward_and_a_sideways_import_are_found():
     "path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem
 )
 def test_only_replicas_touches_collectives(path):
-    source = path.read_text()
-    touches = any(
-        word in source for word in ("tf.distribute.", "all_reduce(", "horovod.")
-    )
-    code = "".join(ast.unparse(node) for node in ast.parse(source).body[1:])
-    touches = touches and any(w in code for w in ("tf.distribute.get", ".all_reduce("))
+    code = "".join(ast.unparse(node) for node in ast.parse(path.read_text()).body[1:])
+    touches = any(word in code for word in ("tf.distribute.get", ".all_reduce("))
     assert touches == (path.stem == "replicas")

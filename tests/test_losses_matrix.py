@@ -52,10 +52,10 @@ def assert_mirrored_trains_as_one_device(name, count, wrap):
     case, first = LOSSES[name], list(LOSSES).index(name) + count
 
     def some(variants):
-        # a stride of one more than the weights' kinds: one variant per reduction
-        stride, first_of = len(variants) // 3 + 1, first % len(variants)
-        rotated = variants[first_of:] + variants[:first_of]
-        return rotated[::stride] if count == 4 else rotated[:1]
+        kinds = len(variants) // len(REDUCTIONS)
+        by_reduction = [variants[i : i + kinds] for i in range(0, len(variants), kinds)]
+        chosen = [group[(first + i) % kinds] for i, group in enumerate(by_reduction)]
+        return chosen if count == 4 else [chosen[first % len(chosen)]]
 
     batches, strategy = batches_of(case, count), strategy_of("mirrored", count)
     assert_same_training(
