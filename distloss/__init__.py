@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from distloss._reduce import mean_share, regularization_share
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
+    from distloss.optimizers import DistributedOptimizer
     from distloss.replicas import OneDevice, StrategyReplicas
 
 __all__ = [
     "DistlossError",
     "DistributedLoss",
+    "DistributedOptimizer",
     "GlobalMean",
     "OneDevice",
     "StrategyReplicas",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "DistributedLoss": "distloss.losses",
+    "DistributedOptimizer": "distloss.optimizers",
     "GlobalMean": "distloss.metrics",
     "OneDevice": "distloss.replicas",
     "StrategyReplicas": "distloss.replicas",

@@ -232,9 +232,21 @@ def share(numerator: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(numerator, tf.stop_gradient(weight))
 
 
+class Reduced(NamedTuple):
+    """A loss on one replica.
+
+    Attributes:
+      value: float scalar, what the loss returns.
+      denominator: global float scalar, W, by which its gradient is divided.
+    """
+
+    value: tf.Tensor
+    denominator: tf.Tensor
+
+
 def counted_share(
     local_sum: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas
-) -> tf.Tensor:
+) -> Reduced:
     """The share of a local sum, reported as the global mean.
 
     Args:
@@ -243,8 +255,8 @@ def counted_share(
       replicas: who shares the batch.
 
     Returns:
-      float scalar, the same on all replicas: `replicas.reported(S / W)`. Its
-      gradient is that of this replica's share, `S_r / W`.
+      a value that is the same on all replicas, `replicas.reported(S / W)`, whose
+      gradient is that of this replica's share, `S_r / W`; and W.
     """
     # One vector, so one collective. Behind stop_gradient, because the gradient of
     # a sum over replicas is summed over replicas again: N times too large.
@@ -252,11 +264,13 @@ def counted_share(
     sums = replicas.sum(tf.stop_gradient(tf.stack(parts)))
     denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
     reported = replicas.reported(share(sums[0], denominator))
-    return _value_with_gradient_of(share(local_sum, denominator), reported)
+    value = value_with_gradient_of(share(local_sum, denominator), reported)
+    return Reduced(value, denominator)
 
 
 @tf.custom_gradient
-def _value_with_gradient_of(source: tf.Tensor, value: tf.Tensor) -> Any:
+def value_with_gradient_of(source: tf.Tensor, value: tf.Tensor) -> Any:
+    """`value`, with the gradient of `source`."""
     # source + stop_gradient(value - source) would round, and make inf - inf a NaN.
     return tf.identity(value), lambda upstream: (upstream, None)
 

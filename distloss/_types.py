@@ -8,6 +8,9 @@ TensorLike: TypeAlias = Any
 # What `keras.losses.get` takes, or a callable (y_true, y_pred) -> element losses.
 LossLike: TypeAlias = Any
 
+# A `tf.Tensor` or `tf.IndexedSlices`: what `tape.gradient` gives for a variable.
+Gradient: TypeAlias = Any
+
 Reduction: TypeAlias = Literal[
     "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"
 ]

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 from keras.src.trainers.compile_utils import get_loss as loss_for_shapes
 
-from distloss import _reduce
+from distloss import _denominators, _reduce
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
+    ContextError,
     NotDecomposableError,
     ScalarLossError,
     ShapeError,
@@ -23,7 +24,7 @@ from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 @keras.saving.register_keras_serializable("distloss")
-class DistributedLoss(keras.losses.Loss):
+class DistributedLoss(keras.losses.Loss, _denominators.Announces):
     """A Keras loss whose gradient does not depend on how the batch is split.
 
     Replicas that each take the mean of their own rows and then add gradients get
@@ -178,17 +179,54 @@ class DistributedLoss(keras.losses.Loss):
         return tf.as_dtype(self.dtype)
 
     def _reduced(self, local: _reduce.Weighted) -> tf.Tensor:
+        step = _denominators.current_step()
+        if step is not None:
+            self._refuse_forward_pass(step)
+        if isinstance(step, _denominators.Part):
+            return self._share_of_part(local, step)
+        value, denominator = self._value_and_denominator(local)
+        return _denominators.announced(value, denominator, self)
+
+    def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
         total = _reduce.total(local)
         if self.global_batch_size is None:
             weight = self._local_weight(local)
             return _reduce.counted_share(total, weight, self._replicas)
+        rows = self._fixed_denominator(local)
+        return _reduce.Reduced(_reduce.share(total, rows), rows)
+
+    def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
         if self.reduction == "sum":
-            return total
-        rows = _reduce.fixed_count(local, self.global_batch_size)
-        return _reduce.share(total, rows)
+            return tf.ones((), local.elements.dtype)
+        return _reduce.fixed_count(local, self.global_batch_size)
+
+    def _share_of_part(
+        self, local: _reduce.Weighted, part: _denominators.Part
+    ) -> tf.Tensor:
+        weight = self._local_weight(local)
+        total = _reduce.total(local)
+        if part.denominators is None:
+            part.weights.append(tf.zeros_like(total) if weight is None else weight)
+            return tf.zeros_like(total)
+        if weight is None:
+            denominator = self._fixed_denominator(local)
+        else:
+            denominator = part.denominators[len(part.shares)]
+        part.shares.append(_reduce.share(total, denominator))
+        return part.shares[-1]
+
+    def _refuse_forward_pass(self, step: _denominators.Step) -> None:
+        if not step.in_loss:
+            raise ContextError(
+                "Expected a DistributedLoss to be compiled into a prepared model. Got "
+                f"a call of loss {self.name!r} in the model's forward pass. Let the "
+                "layer call self.add_loss with the mean over its own rows: "
+                "distloss.prepare weighs added losses by each replica's rows."
+            )
 
     def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:
-        if self.reduction == "sum":
+        """W_r, or None where W is fixed and nobody has to count."""
+        if self.reduction == "sum" or self.global_batch_size is not None:
             return None
         if self.reduction == "mean_with_sample_weight":
             return _reduce.keras_sample_weight(local, self._replicas)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from distloss._errors import ArgumentTypeError, BackendError, ContextError
+from distloss._types import Gradient
 
 if keras.config.backend() != "tensorflow":
     raise BackendError(
@@ -53,6 +55,29 @@ class Replicas(abc.ABC):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
 
+    @abc.abstractmethod
+    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+        """The sums of gradients over all replicas, by one collective per dtype.
+
+        Args:
+          local: local float tensors, or `tf.IndexedSlices`, which stay sparse: the
+            slices of all replicas one after the other.
+
+        Returns:
+          global, one sum for each of `local`, of its shape and dtype.
+
+        Raises:
+          ContextError: replicas cannot be summed from here.
+        """
+
+    def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
+        """Calls `function` on all replicas if `condition` holds on all of them.
+
+        Sums over replicas are allowed in `function`. It must not use tensors that
+        were made outside it; variables it may.
+        """
+        tf.cond(condition, _without_result(function), tf.no_op)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras to save."""
         return {}
@@ -85,6 +110,22 @@ class OneDevice(Replicas):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """`value` itself."""
         return value
+
+    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+        """`local` itself.
+
+        Raises:
+          ContextError: under a strategy with several replicas: each would make an
+            update of its own, and their variables would drift apart.
+        """
+        replica_count = StrategyReplicas().count()
+        if replica_count > 1:
+            raise ContextError(
+                "Expected one replica, as replicas=distloss.OneDevice() says. Got a "
+                f"strategy of {replica_count} replicas, whose variables would drift "
+                "apart under gradients that nobody sums. Leave replicas= out."
+            )
+        return list(local)
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -128,7 +169,10 @@ class StrategyReplicas(Replicas):
         # tensors, for their shapes only (`_symbolic_build`): any value will do.
         if in_symbolic_scope():
             return local
-        raise ContextError(
+        raise self._not_in_replica_context()
+
+    def _not_in_replica_context(self) -> ContextError:
+        return ContextError(
             f"A sum over {self.count()} replicas must be called in replica context, "
             "inside the function given to strategy.run(...). It was called in "
             "cross-replica context, where each replica's part is out of reach. Move "
@@ -143,6 +187,59 @@ class StrategyReplicas(Replicas):
         replicas: https://github.com/keras-team/keras/pull/20609.
         """
         return value / tf.cast(self.count(), value.dtype)
+
+    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+        """The sums over replicas; TensorFlow packs a list into one collective.
+
+        Raises:
+          ContextError: there are several replicas, and this is not replica
+            context.
+        """
+        sums = list(local)
+        if self.count() == 1:
+            return sums
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+        for dtype in dict.fromkeys(g.dtype for g in local):  # a pack has one dtype
+            at = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
+            packed = [tf.identity(local[i]) for i in at]  # as in `sum`
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+            for i, gradient in zip(at, summed, strict=True):
+                sums[i] = gradient
+        return sums
+
+    def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
+        """As the base class says; needs replica context."""
+        needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
+        if self.count() == 1 or needs_no_merge():
+            super().call_if(condition, function)
+            return
+        # A collective may not sit in a tf.cond of a replica's own, but the replicas
+        # may be called from a tf.cond that they share, as LossScaleOptimizer does:
+        # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/optimizers/loss_scale_optimizer.py
+
+        def call_all(strategy: tf.distribute.Strategy, conditions: Any) -> None:
+            shared = strategy.experimental_local_results(conditions)[0]
+            on_all = functools.partial(
+                strategy.extended.call_for_each_replica, function
+            )
+            tf.cond(shared, _without_result(on_all), tf.no_op)
+
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+        context.merge_call(call_all, args=(condition,))
+
+
+def _without_result(function: Callable[[], Any]) -> Callable[[], Any]:
+    """`function` as a branch of a `tf.cond` whose other branch is `tf.no_op`."""
+
+    def branch() -> Any:
+        function()
+        return tf.no_op()
+
+    return branch
 
 
 @contextlib.contextmanager

@@ -99,6 +99,9 @@ class TwoPasses(Replicas):
     def reported(self, value):
         return value / self.replica_count
 
+    def sum_gradients(self, local):
+        return [self.sum(gradient) for gradient in local]
+
     def run(self, forward, step, shards):
         """Each shard's result of `step`, with all sums taken over the shards."""
         self.totals, recordings = None, []

@@ -1,0 +1,131 @@
+"""What a loss and the step around it tell each other about denominators.
+
+Keras calls a loss with targets and predictions and passes on one scalar, so the two
+meet here, per thread: each replica of a strategy runs in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import ContextError
+
+
+class Announces:
+    """A loss that announces its global denominator when its gradient is taken."""
+
+    reduction: str
+
+
+class Step:
+    """A training step of a prepared model on one replica, being traced or run.
+
+    Attributes:
+      rows: local integer scalar, the rows of this replica.
+      in_loss: whether the model's loss is being computed, not its forward pass.
+    """
+
+    def __init__(self, rows: tf.Tensor) -> None:
+        self.rows = rows
+        self.in_loss = False
+
+
+class Part(Step):
+    """A part of a batch: the denominators are those of the whole batch.
+
+    Attributes:
+      denominators: global float scalar per loss of the model, in the order of their
+        calls; None for one that divides by a constant. None while counting.
+      weights: what each loss would add to its denominator, noted while counting.
+      shares: this part's share of each loss, noted while dividing.
+    """
+
+    def __init__(
+        self, rows: tf.Tensor, denominators: list[tf.Tensor] | None = None
+    ) -> None:
+        super().__init__(rows)
+        self.denominators = denominators
+        self.weights: list[tf.Tensor] = []
+        self.shares: list[tf.Tensor] = []
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.announced: Any = weakref.WeakKeyDictionary()
+        self.step: Step | None = None
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def during(step: Step) -> Iterator[None]:
+    """Makes `step` the current one of this thread."""
+    outer, _thread.step = _thread.step, step
+    try:
+        yield
+    finally:
+        _thread.step = outer
+
+
+def current_step() -> Step | None:
+    """The prepared model's step that this thread is in, or None."""
+    return _thread.step
+
+
+def announced(value: tf.Tensor, denominator: tf.Tensor, loss: Announces) -> tf.Tensor:
+    """`value`, whose gradient announces `denominator` to the optimizer.
+
+    When the gradient is taken, and not when the loss is: losses are also computed to
+    be looked at.
+    """
+
+    @tf.custom_gradient
+    def announcing(inner: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            _thread.announced.setdefault(loss, []).append(denominator)
+            return upstream
+
+        return tf.identity(inner), gradient
+
+    return announcing(value)
+
+
+def announced_denominator(loss: Announces) -> tf.Tensor:
+    """The global denominator by which this thread's last gradient was divided.
+
+    Forgets it, with all others: the next step announces its own.
+
+    Raises:
+      ContextError: `loss` announced none, several, or one of another graph, or
+        another loss did too.
+    """
+    here = tf.executing_eagerly() or tf.compat.v1.get_default_graph()
+    found = [
+        (owner is loss, denominator)
+        for owner, denominators in _thread.announced.items()
+        for denominator in denominators
+        if here is True or getattr(denominator, "graph", here) is here
+    ]
+    _thread.announced.clear()
+    if len(found) == 1 and found[0][0]:
+        return found[0][1]
+    if not found:
+        problem = "no gradient of it was taken since the last step in this function"
+    elif len(found) == 1:
+        problem = "the gradient is that of another DistributedLoss"
+    else:
+        problem = f"{len(found)} DistributedLosses with a denominator each contributed"
+    raise ContextError(
+        "Expected the gradients of one loss, the one given as loss=, taken in the "
+        f"function that applies them. Got loss={getattr(loss, 'name', loss)!r}: "
+        f"{problem}. Several losses with different denominators cannot be accumulated "
+        "across batches: use distloss.prepare(model, microbatches=...), which cuts "
+        "each batch into parts."
+    )

@@ -1,0 +1,490 @@
+"""The Keras optimizer that reduces first: sum, then clip, then update."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import numbers
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src.utils.tracking import Tracker
+
+from distloss import _denominators, _reduce
+from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss._types import Gradient
+from distloss.replicas import Replicas, replicas_or_current_strategy
+
+if TYPE_CHECKING:
+    from keras.optimizers import Optimizer as _KerasOptimizer
+else:  # the class of the wrapped optimizer comes in with `_distributed_class`
+    _KerasOptimizer = object
+
+
+class _Settings(NamedTuple):
+    replicas: Replicas | None
+    accumulation_steps: int
+    loss: Any
+
+
+@keras.saving.register_keras_serializable("distloss")
+class DistributedOptimizer(_KerasOptimizer):
+    """A Keras optimizer that makes one update of one global batch, however split.
+
+    Keras 3 clips each replica's gradients and looks for overflow on replica 0, and
+    only then adds the replicas up. Here the order is that of one device:
+
+        unscale -> accumulate -> sum over replicas -> finite check -> clip -> update
+
+    The result has the class of `optimizer` (`isinstance` holds), its settings, and
+    its state: iterations, slots and learning rate are the same variables, so go on
+    with the result only. `tf.train.Checkpoint` and `.keras` files hold them as they
+    do for `optimizer`, so either reads what the other wrote.
+
+    Gradients must be shares that add up to the gradient of the whole batch: those of
+    a `DistributedLoss`, of `mean_share`, or of a loss scaled by Keras. They are summed
+    by one collective per dtype and update; `tf.IndexedSlices` stay sparse.
+
+    **Loss scaling.** `LossScaleOptimizer` may be wrapped, or wrap the result, as
+    `compile` does under `mixed_float16`. The finite check sees the summed gradients:
+    Inf on one replica skips the update everywhere and halves the scale once.
+
+    **Accumulation.** With `accumulation_steps=K`, K batches make one update: gradients
+    are kept as sums, with the weight W of `loss`, and divided by all their weight at
+    the K-th, so that batches of 8 and 5 rows equal one of 13. Replicas communicate
+    gradients once per update; slots, `iterations` and schedules move once. Up to K - 1
+    batches at the end of an epoch are carried over to the next: `flush()` makes an
+    update of them at once. What is accumulated is part of a `tf.train.Checkpoint`, and
+    not of a `.keras` file: flush before saving one. Sparse gradients are accumulated
+    densely.
+
+    Args:
+      optimizer: a `keras.optimizers.Optimizer`, or an identifier such as `"adam"`.
+      replicas: who shares the batch; None means the current strategy's replicas.
+      accumulation_steps: batches per update, a positive int.
+      loss: the `DistributedLoss` by which the gradients were divided. Needed where
+        `accumulation_steps` is above 1.
+
+    Raises:
+      ArgumentTypeError: an argument of a wrong type, or `optimizer` is distributed
+        already.
+      ArgumentError: `accumulation_steps` below 1, a `loss` that cannot be accumulated,
+        or an optimizer that accumulates by itself (`gradient_accumulation_steps`).
+      ContextError: when applied: in cross-replica context of several replicas, or
+        where the weight of the gradients is not known.
+
+    Example:
+      >>> import keras
+      >>> from distloss import DistributedOptimizer
+      >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.5, clipnorm=1.0))
+      >>> isinstance(optimizer, keras.optimizers.SGD)
+      True
+      >>> weight = keras.Variable([3.0])
+      >>> _ = optimizer.apply_gradients([([10.0], weight)])
+      >>> weight.numpy().tolist()
+      [2.5]
+
+    Reference: README, "The optimizer".
+    """
+
+    def __new__(cls, optimizer: Any, **_arguments: Any) -> DistributedOptimizer:
+        """An object of a class made for `optimizer`."""
+        keras_class: Any = type(_keras_optimizer(optimizer))
+        return object.__new__(_distributed_class(keras_class))
+
+    def __init__(
+        self,
+        optimizer: Any,
+        *,
+        replicas: Replicas | None = None,
+        accumulation_steps: int = 1,
+        loss: Any = None,
+    ) -> None:
+        optimizer = _keras_optimizer(optimizer)
+        self.__dict__.update(_state_of(optimizer))
+        settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
+        _check_loss(settings)
+        self._distribute(settings)
+
+    def _distribute(self, settings: _Settings) -> None:
+        self._settings = settings
+        self._replicas = replicas_or_current_strategy(settings.replicas)
+        self._window: _Window | None = None
+        if self.built:
+            self._open_window(self._trainable_variables)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the variables of the optimizer, and what accumulation needs."""
+        caller = sys._getframe(1).f_locals.get("self")
+        if _wraps(caller, self):
+            _take_over(caller, variables)
+        super().build(variables)
+        self._open_window(variables)
+
+    def _open_window(self, variables: Sequence[Any]) -> None:
+        if self._settings.accumulation_steps > 1 and self._window is None:
+            self._window = _Window(variables)
+
+    def _step(
+        self,
+        apply: Callable[[list[Gradient | None], list[Any]], None],
+        gradients: Sequence[Gradient | None],
+        variables: Sequence[Any],
+    ) -> None:
+        """One micro-step: `apply` of summed gradients, once in `accumulation_steps`."""
+        gradients, variables = list(gradients), list(variables)
+        if self._window is None:
+            apply(self._summed(gradients, variables), variables)
+            return
+        denominator = _denominators.announced_denominator(self._settings.loss)
+        at = [self._get_variable_index(variable) for variable in variables]
+        self._window.add(dict(zip(at, gradients, strict=True)), denominator)
+        is_full = self._window.batches >= self._settings.accumulation_steps
+        update = functools.partial(self._update_from, self._window, apply)
+        self._replicas.call_if(is_full, update)
+
+    def _update_from(self, window: _Window, apply: Callable[..., None]) -> None:
+        gradients = window.shares()
+        variables = [self._trainable_variables[i] for i in gradients]
+        apply(self._summed(list(gradients.values()), variables), variables)
+        window.clear()
+
+    def flush(self) -> None:
+        """Makes an update of what is accumulated; does nothing if that is nothing.
+
+        Call it outside `strategy.run`, for example in `on_epoch_end` of a
+        `keras.callbacks.LambdaCallback`.
+        """
+        if self._window is None:
+            return
+        update = functools.partial(self._update_from, self._window, self._apply_summed)
+        has_batches = self._window.batches > 0
+        self._distribution_strategy.run(self._replicas.call_if, (has_batches, update))
+
+    def _summed(
+        self, local: list[Gradient | None], variables: list[Any]
+    ) -> list[Gradient | None]:
+        """The sums over replicas of all gradients that are any."""
+        sums = list(local)
+        at = [
+            i
+            for i, variable in enumerate(variables)
+            if local[i] is not None
+            and not self._overwrite_variable_with_gradient(variable)
+        ]
+        present = [_as_gradient(local[i]) for i in at]
+        for i, gradient in zip(at, self._replicas.sum_gradients(present), strict=True):
+            sums[i] = gradient
+        return sums
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        # Keras sums here, after it has clipped: what comes was summed before.
+        if _thread.updates_seen is None:
+            raise _around_the_sum(self)
+        _thread.updates_seen += 1
+        return grads_and_vars
+
+    def _overwrite_model_variables_with_average_value(self, variables: Any) -> None:
+        # Keras calls this in a tf.cond of each replica, where strategy.extended.update
+        # is refused; each replica can assign its own copy, for all hold the same.
+        if tf.distribute.in_cross_replica_context():
+            super()._overwrite_model_variables_with_average_value(variables)
+            return
+        averages = self._model_variables_moving_average
+        for variable, average in zip(variables, averages, strict=True):
+            variable.assign(average)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras to save."""
+        settings = self._settings
+        return {
+            "optimizer": keras.saving.serialize_keras_object(_undistributed(self)),
+            "replicas": keras.saving.serialize_keras_object(settings.replicas),
+            "accumulation_steps": settings.accumulation_steps,
+            "loss": keras.saving.serialize_keras_object(settings.loss),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> DistributedOptimizer:
+        """A new object with the arguments that `get_config` returned."""
+        arguments = {
+            key: keras.saving.deserialize_keras_object(value, custom_objects)
+            for key, value in config.items()
+        }
+        return DistributedOptimizer(arguments.pop("optimizer"), **arguments)
+
+
+class _Distributed(DistributedOptimizer):
+    """An update rule."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Sum over replicas and update, as `keras.optimizers.Optimizer.apply`."""
+        if _thread.updates_seen is not None:  # by the LossScaleOptimizer around it
+            super().apply(grads, trainable_variables)
+            return
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        if not self.built and len(grads):
+            with keras.name_scope(self.name, caller=self):
+                self.build(list(trainable_variables))
+        self._check_variables_are_known(trainable_variables)
+        self._step(self._apply_summed, grads, trainable_variables)
+
+    def _apply_summed(self, gradients: Any, variables: Any) -> None:
+        with _summed_gradients():
+            super().apply(gradients, variables)
+
+
+class _DistributedLossScale(DistributedOptimizer):
+    """A `LossScaleOptimizer`, whose finite check must see what the inner one will."""
+
+    _sums_come = False
+
+    def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        self._step(self._apply_summed, grads, trainable_variables)
+
+    def _apply_summed(self, gradients: Any, variables: Any) -> None:
+        self._sums_come = True  # on whatever thread
+        super()._tf_apply(gradients, variables)
+        self._sums_come = False
+
+    def _stateful_handle_finite_grads(self, grads: Any, variables: Any) -> None:
+        if not self._sums_come:
+            raise _around_the_sum(self)
+        with _summed_gradients():
+            super()._stateful_handle_finite_grads(grads, variables)
+
+
+def _around_the_sum(optimizer: Any) -> ContextError:
+    return ContextError(
+        "Expected gradients that were summed over replicas. Got an update by a way "
+        f"around apply() and apply_gradients() of {type(optimizer).__name__}. Call one "
+        "of these."
+    )
+
+
+class _Window(tf.Module):
+    """What was accumulated since the last update, on each replica.
+
+    Not in the optimizer's `variables`, so that files hold what Keras expects.
+
+    Attributes:
+      batches: int scalar, how many.
+      denominator: global float scalar, the sum of their W.
+      sums: local, per variable: the sum of their gradients, each times its W.
+    """
+
+    def __init__(self, variables: Sequence[Any]) -> None:
+        super().__init__(name="window")
+        self.batches = _per_replica_variable((), "int64", "only_first_replica")
+        self.denominator = _per_replica_variable((), "float32", "only_first_replica")
+        self.sums = [
+            _per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
+            for v in variables
+        ]
+        self._indices: Sequence[int] = range(len(self.sums))
+
+    def add(
+        self, gradients: dict[int, Gradient | None], denominator: tf.Tensor
+    ) -> None:
+        """Adds the gradients of one batch, by the index of their variable."""
+        self._indices = [i for i, gradient in gradients.items() if gradient is not None]
+        for i in self._indices:
+            gradient = tf.cast(tf.convert_to_tensor(gradients[i]), self.sums[i].dtype)
+            self.sums[i].assign_add(gradient * tf.cast(denominator, gradient.dtype))
+        self.denominator.assign_add(tf.cast(denominator, self.denominator.dtype))
+        self.batches.assign_add(1)
+
+    def shares(self) -> dict[int, tf.Tensor]:
+        """Local gradients of all batches as one, by the index of their variable."""
+        return {
+            i: _reduce.share(
+                tf.convert_to_tensor(self.sums[i]),
+                tf.cast(self.denominator, self.sums[i].dtype),
+            )
+            for i in self._indices
+        }
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for variable in [self.batches, self.denominator, *self.sums]:
+            variable.assign(tf.zeros_like(variable))
+
+
+def _per_replica_variable(shape: Any, dtype: str, aggregation: str) -> tf.Variable:
+    variable = keras.Variable(
+        "zeros",
+        shape=shape,
+        dtype=dtype,
+        trainable=False,
+        synchronization="on_read",
+        aggregation=aggregation,
+    )
+    return variable.value
+
+
+class _Thread(threading.local):
+    # The updates that Keras made of summed gradients, or None where they are not.
+    updates_seen: int | None = None
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def _summed_gradients() -> Iterator[None]:
+    """Lets Keras update with gradients that are summed, and checks that it does."""
+    _thread.updates_seen = 0
+    try:
+        yield
+        if not _thread.updates_seen:
+            raise ContextError(
+                "Expected Keras to update by way of _all_reduce_sum_gradients, which "
+                "distloss makes a no-op. Got an update by another way, in which "
+                f"gradients may be summed twice: keras=={keras.__version__}. Use a "
+                "release of Keras that distloss was tested with, see README."
+            )
+    finally:
+        _thread.updates_seen = None
+
+
+@functools.cache
+def _distributed_class(keras_class: Any) -> Any:
+    is_loss_scale = issubclass(keras_class, keras.optimizers.LossScaleOptimizer)
+    step_class = _DistributedLossScale if is_loss_scale else _Distributed
+    bases = (step_class, keras_class)
+    made = type(f"Distributed{keras_class.__name__}", bases, {"__module__": __name__})
+    # Under the one name from which Keras finds `from_config` in a new process.
+    name = DistributedOptimizer.__name__
+    return keras.saving.register_keras_serializable("distloss", name)(made)
+
+
+def _undistributed(optimizer: DistributedOptimizer) -> Any:
+    """A view on the same state as the class that was wrapped."""
+    view: Any = object.__new__(type(optimizer).__bases__[1])
+    view.__dict__ = optimizer.__dict__
+    return view
+
+
+def _state_of(optimizer: Any) -> dict[str, Any]:
+    """The attributes of `optimizer`: the same variables, in containers of its own.
+
+    Building one of the two then leaves the other as it was.
+    """
+    state = {
+        name: copy.copy(value) if isinstance(value, list | dict | set) else value
+        for name, value in vars(optimizer).items()
+    }
+    tracker = Tracker({"variables": (_is_keras_variable, state["_variables"])})
+    tracker.stored_ids["variables"].update(map(id, state["_variables"]))
+    state["_tracker"] = tracker
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        if not isinstance(inner, DistributedOptimizer):
+            state["inner_optimizer"] = DistributedOptimizer(inner)
+    return state
+
+
+def _is_keras_variable(value: Any) -> bool:
+    return isinstance(value, keras.Variable)
+
+
+def _wraps(caller: Any, optimizer: DistributedOptimizer) -> bool:
+    """Whether `caller` is a bare LossScaleOptimizer around `optimizer`."""
+    return (
+        isinstance(caller, keras.optimizers.LossScaleOptimizer)
+        and not isinstance(caller, DistributedOptimizer)
+        and caller.inner_optimizer is optimizer
+    )
+
+
+def _take_over(outer: Any, variables: Sequence[Any]) -> None:
+    """Makes a LossScaleOptimizer that was put around one of ours one of ours.
+
+    `compile` puts it there under mixed_float16, and it would look for overflow before
+    gradients are summed. What it builds first is the optimizer within.
+    """
+    inner, keras_class = outer.inner_optimizer, outer.__class__
+    outer.__class__ = _distributed_class(keras_class)
+    outer._distribute(inner._settings)
+    inner._settings = _Settings(inner._settings.replicas, 1, None)
+    outer._open_window(variables)
+
+
+def _as_gradient(gradient: Any) -> Gradient:
+    if isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient)
+
+
+def _keras_optimizer(optimizer: Any) -> Any:
+    if isinstance(optimizer, DistributedOptimizer):
+        raise ArgumentTypeError(
+            f"Expected an optimizer to wrap. Got optimizer={optimizer.name!r}, a "
+            "DistributedOptimizer already: its gradients would be summed twice. Use "
+            "it as it is."
+        )
+    if not isinstance(optimizer, str | dict | keras.optimizers.Optimizer):
+        raise ArgumentTypeError(
+            "Expected optimizer= to be a keras.optimizers.Optimizer or an identifier "
+            f"such as 'adam'. Got optimizer={optimizer!r} of type "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    try:
+        found = keras.optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            "Expected the name or config of an optimizer that keras.optimizers.get "
+            f"knows, such as 'adam'. Got optimizer={optimizer!r}."
+        ) from error
+    inner = getattr(found, "inner_optimizer", found)
+    if inner.gradient_accumulation_steps:
+        raise ArgumentError(
+            "Expected an optimizer that does not accumulate by itself: Keras gives "
+            "each batch the same weight, and fails under MirroredStrategy. Got "
+            f"gradient_accumulation_steps={inner.gradient_accumulation_steps}. Leave "
+            "it out, and pass accumulation_steps= and loss= to DistributedOptimizer."
+        )
+    return found
+
+
+def _checked_steps(steps: Any) -> int:
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
+        raise ArgumentTypeError(
+            "Expected accumulation_steps= to be a number of batches, an int. Got "
+            f"accumulation_steps={steps!r} of type {type(steps).__name__}."
+        )
+    if steps < 1:
+        raise ArgumentError(
+            "Expected accumulation_steps= to be at least 1 batch per update. Got "
+            f"accumulation_steps={steps}."
+        )
+    return int(steps)
+
+
+def _check_loss(settings: _Settings) -> None:
+    loss = settings.loss
+    if loss is None and settings.accumulation_steps == 1:
+        return
+    if not isinstance(loss, _denominators.Announces):
+        raise ArgumentTypeError(
+            "Expected loss= to be the distloss.DistributedLoss whose gradients are "
+            f"accumulated: batches weigh by its denominator. Got loss={loss!r} of type "
+            f"{type(loss).__name__}. For several losses use distloss.prepare(model, "
+            "microbatches=...), which cuts each batch into parts."
+        )
+    if loss.reduction in ("sum", "none"):
+        raise ArgumentError(
+            "Expected loss= to have a denominator by which batches weigh. Got "
+            f"reduction={loss.reduction!r}. Use a mean, or distloss.prepare(model, "
+            "microbatches=...), which cuts each batch into parts."
+        )
