@@ -15,6 +15,7 @@ import wrapt
 from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
+    from distloss._prepare import prepare
     from distloss._reduce import mean_share, regularization_share
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
@@ -29,6 +30,7 @@ __all__ = [
     "OneDevice",
     "StrategyReplicas",
     "mean_share",
+    "prepare",
     "regularization_share",
 ]
 
@@ -39,6 +41,7 @@ _HOME = {
     "OneDevice": "distloss.replicas",
     "StrategyReplicas": "distloss.replicas",
     "mean_share": "distloss._reduce",
+    "prepare": "distloss._prepare",
     "regularization_share": "distloss._reduce",
 }
 

@@ -29,11 +29,13 @@ class Step:
     Attributes:
       rows: local integer scalar, the rows of this replica.
       in_loss: whether the model's loss is being computed, not its forward pass.
+      rows_share: float scalar, `rows` divided by those of all replicas, where known.
     """
 
     def __init__(self, rows: tf.Tensor) -> None:
         self.rows = rows
         self.in_loss = False
+        self.rows_share: tf.Tensor | None = None
 
 
 class Part(Step):

@@ -211,7 +211,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         if weight is None:
             denominator = self._fixed_denominator(local)
         else:
-            denominator = part.denominators[len(part.shares)]
+            denominator = tf.cast(part.denominators[len(part.shares)], total.dtype)
         part.shares.append(_reduce.share(total, denominator))
         return part.shares[-1]
 

@@ -273,6 +273,11 @@ def _layers_in_use() -> Iterator[keras.Layer]:
         frame = frame.f_back
 
 
+def current_strategy() -> tf.distribute.Strategy | None:
+    """The strategy in whose scope this is called, or None outside any."""
+    return tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+
+
 def replicas_or_current_strategy(replicas: Replicas | None) -> Replicas:
     """`replicas`, or the current strategy's when it is None.
 

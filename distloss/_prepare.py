@@ -1,0 +1,352 @@
+"""The one line: a compiled Keras model in, the same model out, ready for replicas."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.trainers.compile_utils import CompileLoss
+
+from distloss import _denominators, _reduce, microbatches
+from distloss._denominators import Part, Step
+from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss.losses import DistributedLoss
+from distloss.optimizers import DistributedOptimizer
+from distloss.replicas import (
+    Replicas,
+    current_strategy,
+    replicas_or_current_strategy,
+)
+
+
+def prepare(
+    model: keras.Model, *, replicas: Replicas | None = None, microbatches: int = 1
+) -> keras.Model:
+    """Makes a compiled Keras model take one update of one global batch, however split.
+
+    Wraps each loss in a `DistributedLoss` and the optimizer in a
+    `DistributedOptimizer`, with its state kept; weighs what layers add with `add_loss`
+    by each replica's rows; and lets `fit` begin with a batch that splits unevenly.
+    Everything else of the model stays: callbacks, metrics, `evaluate`, `predict`,
+    saving. A saved file is one of the model as it was compiled: prepare what
+    `keras.models.load_model` returns. Prepare again after `compile`, too; a model that
+    was compiled again without raises when it trains. Preparing twice changes nothing.
+
+    **Micro-batches.** Each replica cuts its rows into `microbatches` parts and sums
+    their gradients before one update. Memory holds the activations of one part, and
+    the result is that of the whole batch: denominators are counted before the first
+    part, in a forward pass that computes little more than masks. Rows that do not
+    divide make parts of unequal size; fewer rows than parts, fewer parts. Layers that
+    look at other rows of the batch (`BatchNormalization`) see the rows of a part.
+
+    **Added losses** (`add_loss`, `activity_regularizer`) are taken as means over rows,
+    weight regularisers as what they are; both are exact under any split. A sum over
+    rows is not: add the mean.
+
+    Args:
+      model: a compiled and not otherwise distributed `keras.Model`, made inside the
+        scope of the strategy that it is to train with.
+      replicas: who shares the batch; None means the replicas of that strategy.
+      microbatches: into how many parts each replica's rows are cut, a positive int.
+
+    Returns:
+      `model`.
+
+    Raises:
+      ArgumentTypeError: an argument of a wrong type.
+      ArgumentError: `microbatches` below 1; a model that is not compiled, that has its
+        own `train_step` or `compute_loss`, or a loss that cannot be wrapped.
+      ContextError: the model or its optimizer was made outside the scope of the
+        strategy.
+
+    Example:
+      >>> import keras
+      >>> from distloss import prepare
+      >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+      >>> model.compile("sgd", "mse")
+      >>> prepare(model) is model
+      True
+
+    Reference: README, "One line".
+    """
+    parts = _checked_parts(microbatches)
+    _check_model(model)
+    _check_scope(model)
+    _wrap_losses(model, replicas)
+    _wrap_optimizer(model, replicas)
+    _override_methods(model, replicas_or_current_strategy(replicas), parts)
+    model.train_function = model.test_function = None  # they hold what was
+    return model
+
+
+def _wrap_losses(model: keras.Model, replicas: Replicas | None) -> None:
+    plain = model._compile_loss
+    if plain is None:
+        return
+    wrap = functools.partial(_wrapped, replicas=replicas)
+    wrapped = keras.tree.map_structure(wrap, plain._user_loss)
+    weights, names = plain._user_loss_weights, plain.output_names
+    # What is wrapped already stays, and with it what Keras has built around it.
+    if keras.tree.flatten(wrapped) != keras.tree.flatten(plain._user_loss):
+        model._compile_loss = CompileLoss(wrapped, weights, output_names=names)
+
+
+def _wrapped(loss: Any, replicas: Replicas | None) -> Any:
+    if loss is None:
+        return None
+    if not isinstance(loss, DistributedLoss):
+        loss = DistributedLoss(loss, replicas=replicas)
+    if loss.reduction == "none":
+        raise ArgumentError(
+            f"Expected losses that reduce to a number. Got loss {loss.name!r} with "
+            "reduction='none', whose sum over replicas Keras would take without "
+            "dividing. Use reduction='sum' or one of the means."
+        )
+    return loss
+
+
+def _wrap_optimizer(model: keras.Model, replicas: Replicas | None) -> None:
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(optimizer, DistributedOptimizer):
+        if isinstance(inner, DistributedOptimizer):
+            return  # it takes over the LossScaleOptimizer when that is built
+        model.optimizer = DistributedOptimizer(optimizer, replicas=replicas)
+
+
+class _Hook(functools.partial[Any]):
+    """A method of a model, replaced by one of ours."""
+
+
+def _override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None:
+    if parts == 1:
+        model.train_step = _Hook(_train_step, model)
+    else:
+        model.train_step = _Hook(_train_step_in_parts, model, replicas, parts)
+    model.test_step = _Hook(_test_step, model)
+    model._compute_loss = _Hook(_compute_loss, model)
+    model._aggregate_additional_loss = _Hook(_weighed, model, replicas)
+    model._maybe_symbolic_build = _Hook(_maybe_symbolic_build, model)
+
+
+def _maybe_symbolic_build(
+    model: keras.Model, iterator: Any = None, data_batch: Any = None
+) -> None:
+    # Keras averages the first batch over replicas, which needs parts of one shape. It
+    # looks at shapes and dtypes only, so the part of one replica will do.
+    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
+    if iterator is not None and model._distribute_strategy is not None:
+        _, _, batches = next(iter(iterator))
+        local = model.distribute_strategy.experimental_local_results
+        data_batch = tf.nest.map_structure(lambda x: local(x)[0], next(batches))
+        iterator = None
+    type(model)._maybe_symbolic_build(model, iterator, data_batch)
+
+
+def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
+    step = _denominators.current_step()
+    if step is None:
+        return type(model)._compute_loss(model, *args, **kwargs)
+    step.in_loss = True
+    try:
+        return type(model)._compute_loss(model, *args, **kwargs)
+    finally:
+        step.in_loss = False
+
+
+def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tensor:
+    """An added loss, a mean over local rows, as a share of that over all rows.
+
+    Keras divides it by the number of replicas, which is right as a report, since its
+    loss tracker weighs by rows.
+    """
+    reported = type(model)._aggregate_additional_loss(model, added)
+    step = _denominators.current_step()
+    if step is None:  # while Keras builds
+        return reported
+    has_rows = step.rows > 0  # the mean of none is NaN
+    reported, added = (
+        tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
+    )
+    if step.rows_share is None:
+        rows = tf.cast(step.rows, reported.dtype)
+        step.rows_share = _reduce.share(rows, replicas.sum(rows))
+    share = tf.cast(step.rows_share, reported.dtype)
+    weighed = tf.reduce_sum(tf.cast(added, reported.dtype)) * share
+    if isinstance(step, Part):
+        return weighed
+    return _reduce.value_with_gradient_of(weighed, reported)
+
+
+def _train_step(model: keras.Model, data: Any) -> Any:
+    _check_still_prepared(model)
+    with _denominators.during(Step(microbatches.cut(data, 1).rows)):
+        return type(model).train_step(model, data)
+
+
+def _test_step(model: keras.Model, data: Any) -> Any:
+    step = Step(microbatches.cut(data, 1).rows)
+    step.rows_share = tf.zeros(())  # no gradient is taken
+    with _denominators.during(step):
+        return type(model).test_step(model, data)
+
+
+def _train_step_in_parts(
+    model: keras.Model, replicas: Replicas, most: int, data: Any
+) -> Any:
+    """What Keras' `train_step` does, in parts."""
+    _check_still_prepared(model)
+    if model._distribute_strategy is None:  # else Keras has built it
+        model._symbolic_build(data_batch=data)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    parts = microbatches.cut((x, y, sample_weight), most)
+    weights = _unseen_by(model.metrics, _counted, model, parts)
+    sums = replicas.sum(tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0))
+    trackers = [] if model._compile_loss is None else model._compile_loss.metrics
+    of_part = functools.partial(_gradients_of_part, model, tf.unstack(sums))
+    gradients, shares = _unseen_by(trackers, microbatches.sum_over, parts, of_part)
+
+    loss, *losses = tf.unstack(replicas.sum(shares))
+    model._loss_tracker.update_state(loss, sample_weight=parts.rows)
+    static_rows = keras.tree.flatten(x)[0].shape[0]
+    for tracker, value in zip(trackers, losses, strict=False):
+        tracker.update_state(value, sample_weight=static_rows)  # as CompileLoss does
+    if model.trainable_weights:
+        pairs = zip(gradients, model.trainable_weights, strict=True)
+        model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])
+    return model.get_metrics_result()
+
+
+def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
+    """W_r of each loss. A graph computes what masks need for it, and little else."""
+
+    def count(data: Any) -> tf.Tensor:
+        part = Part(microbatches.cut(data, 1).rows)
+        part.rows_share = tf.zeros(())  # no matter which
+        _loss_and_predictions(model, part, data, training=False)
+        dtype = _reduce.accumulator_dtype(*part.weights)
+        weights = [tf.cast(weight, dtype) for weight in part.weights]
+        return tf.stack(weights) if weights else tf.zeros((0,), dtype)
+
+    return microbatches.sum_over(parts, count)
+
+
+def _gradients_of_part(
+    model: keras.Model, sums: list[tf.Tensor], data: Any
+) -> tuple[list[Any], tf.Tensor]:
+    """Gradients of this part's share; the share itself, then that of each loss."""
+    *denominators, all_rows = sums
+    part = Part(microbatches.cut(data, 1).rows, denominators)
+    part.rows_share = _reduce.share(tf.cast(part.rows, all_rows.dtype), all_rows)
+    with tf.GradientTape() as tape:
+        loss, y_pred = _loss_and_predictions(model, part, data, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, model.trainable_weights)
+    x, y, sample_weight = data
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
+    return gradients, tf.stack(shares)
+
+
+def _shaped(gradient: Any, variable: keras.Variable) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        shape = tf.constant([*variable.shape])
+        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    return gradient
+
+
+def _loss_and_predictions(
+    model: keras.Model, part: Part, data: Any, *, training: bool
+) -> tuple[tf.Tensor, Any]:
+    x, y, sample_weight = data
+    with _denominators.during(part):
+        given = {"training": training} if model._call_has_training_arg else {}
+        y_pred = model(x, **given)
+        loss = model._compute_loss(x, y, y_pred, sample_weight, training=training)
+        return loss, y_pred
+
+
+def _unseen_by(
+    metrics: list[keras.metrics.Metric], function: Callable[..., Any], *args: Any
+) -> Any:
+    """`function(*args)`, after which `metrics` are what they were."""
+    variables = [variable for metric in metrics for variable in metric.variables]
+    values = [tf.identity(variable.value) for variable in variables]
+    result = function(*args)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return result
+
+
+def _check_still_prepared(model: keras.Model) -> None:
+    losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    are_ours = [isinstance(x, DistributedLoss) for x in losses if x is not None]
+    if not (all(are_ours) and isinstance(inner, DistributedOptimizer)):
+        raise ContextError(
+            "Expected a prepared model, whose losses and optimizer are distributed. "
+            f"Got model {model.name!r} with other ones: it was compiled again. Call "
+            "distloss.prepare(model) after each model.compile(...)."
+        )
+
+
+def _checked_parts(parts: Any) -> int:
+    if not isinstance(parts, numbers.Integral) or isinstance(parts, bool):
+        raise ArgumentTypeError(
+            "Expected microbatches= to be a number of parts of a batch, an int. Got "
+            f"microbatches={parts!r} of type {type(parts).__name__}."
+        )
+    if parts < 1:
+        raise ArgumentError(
+            "Expected microbatches= to be at least 1 part per batch. Got "
+            f"microbatches={parts}."
+        )
+    return int(parts)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise ArgumentTypeError(
+            "Expected model= to be a compiled keras.Model. Got "
+            f"model={model!r} of type {type(model).__module__}.{type(model).__name__}."
+        )
+    if not model.compiled or model.optimizer is None:
+        raise ArgumentError(
+            "Expected a compiled model, with a loss and an optimizer to wrap. Got "
+            f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
+            "before distloss.prepare(model)."
+        )
+    for name in ("train_step", "compute_loss"):
+        is_own = getattr(type(model), name) is not getattr(keras.Model, name)
+        replaced = vars(model).get(name)
+        if is_own or not (replaced is None or isinstance(replaced, _Hook)):
+            raise ArgumentError(
+                f"Expected a model with the {name} of Keras. Got model {model.name!r} "
+                f"of {type(model).__name__} with its own {name}, whose losses prepare "
+                "cannot see. Compile it with distloss.DistributedLoss and distloss."
+                "DistributedOptimizer instead, or use distloss.mean_share in it."
+            )
+
+
+def _check_scope(model: keras.Model) -> None:
+    own, current = model._distribute_strategy, current_strategy()
+    if current is not None and current is not own:
+        raise _other_scope(f"Got model {model.name!r}, which was made outside it.")
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if optimizer._distribution_strategy is not model.distribute_strategy:
+        raise _other_scope(
+            f"Got model {model.name!r}, whose optimizer {optimizer.name!r} was made in "
+            f"another: {optimizer._distribution_strategy}."
+        )
+
+
+def _other_scope(problem: str) -> ContextError:
+    return ContextError(
+        "Expected a model that was made and compiled in the scope of the strategy "
+        f"that it trains with. {problem} Call the function that makes and compiles it "
+        "inside `with strategy.scope():`."
+    )
