@@ -107,6 +107,8 @@ class DistributedOptimizer(_KerasOptimizer):
     ) -> None:
         optimizer = _keras_optimizer(optimizer)
         self.__dict__.update(_state_of(optimizer))
+        for name, inner in _inner_optimizers_of(optimizer).items():
+            setattr(self, name, inner)  # which also tracks it, for checkpoints
         settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
         _check_loss(settings)
         self._distribute(settings)
@@ -371,7 +373,7 @@ def _distributed_class(keras_class: Any) -> Any:
 def _undistributed(optimizer: DistributedOptimizer) -> Any:
     """A view on the same state as the class that was wrapped."""
     view: Any = object.__new__(type(optimizer).__bases__[1])
-    view.__dict__ = optimizer.__dict__
+    vars(view).update(vars(optimizer))
     return view
 
 
@@ -387,11 +389,39 @@ def _state_of(optimizer: Any) -> dict[str, Any]:
     tracker = Tracker({"variables": (_is_keras_variable, state["_variables"])})
     tracker.stored_ids["variables"].update(map(id, state["_variables"]))
     state["_tracker"] = tracker
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = optimizer.inner_optimizer
-        if not isinstance(inner, DistributedOptimizer):
-            state["inner_optimizer"] = DistributedOptimizer(inner)
     return state
+
+
+# Not in every Keras 3.
+_MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
+
+
+def _inner_optimizers_of(optimizer: Any) -> dict[str, Any]:
+    """The attributes in which `optimizer` holds others, these distributed."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return {"inner_optimizer": _distributed(optimizer.inner_optimizer)}
+    if not isinstance(optimizer, _MULTI_OPTIMIZER):
+        return {}
+    chosen = optimizer._optimizer_map
+    if not isinstance(chosen, keras.optimizers.OptimizerMap):
+        raise ArgumentTypeError(
+            "Expected a MultiOptimizer that chooses by an OptimizerMap, whose "
+            f"optimizers can be wrapped. Got optimizer_map={chosen!r}. Pass a "
+            "keras.optimizers.OptimizerMap."
+        )
+    ours = {id(inner): _distributed(inner) for inner in optimizer.optimizers}
+    by_name = {name: ours[id(inner)] for name, inner in chosen._optimizer_map.items()}
+    default = ours[id(chosen.default_optimizer)]
+    return {
+        "_inner_optimizers": [ours[id(inner)] for inner in optimizer.optimizers],
+        "_optimizer_map": keras.optimizers.OptimizerMap(default, by_name),
+    }
+
+
+def _distributed(optimizer: Any) -> DistributedOptimizer:
+    if isinstance(optimizer, DistributedOptimizer):
+        return optimizer
+    return DistributedOptimizer(optimizer)
 
 
 def _is_keras_variable(value: Any) -> bool:

@@ -140,7 +140,7 @@ class Batch:
 
     @property
     def arrays(self):
-        return self.x, self.y, self.row_weight, self.token_weight, self.mask
+        return [self.x, self.y, self.row_weight, self.token_weight, self.mask]
 
     @property
     def bounds(self):

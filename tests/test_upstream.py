@@ -76,3 +76,70 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
     model(tf.ones((2, 1)))
     assert [float(loss) for loss in layer._losses] == [2.0]
     assert layer in model._flatten_layers()
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (
+            keras.optimizers.Optimizer,
+            "_all_reduce_sum_gradients _check_variables_are_known _get_variable_index "
+            "_overwrite_variable_with_gradient "
+            "_overwrite_model_variables_with_average_value",
+        ),
+        (
+            keras.optimizers.LossScaleOptimizer,
+            "_tf_apply _stateful_handle_finite_grads",
+        ),
+        (
+            keras.Model,
+            "train_step test_step compute_loss _compute_loss _symbolic_build "
+            "_aggregate_additional_loss _maybe_symbolic_build",
+        ),
+    ],
+)
+def test_keras_has_the_methods_that_we_override_or_call(owner, names):
+    """optimizers and _prepare; that Keras calls them is shown by their own tests."""
+    assert [name for name in names.split() if not hasattr(owner, name)] == []
+
+
+def test_keras_steps_call_the_methods_that_prepare_overrides():
+    from keras.src.backend.tensorflow import trainer
+    from keras.src.trainers import trainer as base_trainer
+
+    step = inspect.getsource(trainer.TensorFlowTrainer.train_step)
+    assert "self._compute_loss(" in step
+    assert "self._loss_tracker.update_state(" in step
+    loss = inspect.getsource(base_trainer.Trainer.compute_loss)
+    assert "self._aggregate_additional_loss(loss)" in loss
+    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    assert "self._maybe_symbolic_build(iterator=" in fit
+
+
+def test_keras_optimizers_keep_their_variables_where_we_copy_them():
+    """optimizers._state_of gives the wrapped one containers of its own."""
+    optimizer = keras.optimizers.Adam()
+    assert list(optimizer._tracker.config) == ["variables"]
+    assert optimizer._tracker.config["variables"][1] is optimizer._variables
+    assert set(optimizer._tracker.stored_ids) == {"variables"}
+
+
+def test_keras_keeps_what_a_model_was_compiled_with():
+    """_prepare wraps it again."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", ["mse"], loss_weights=[2.0])
+    loss = model._compile_loss
+    assert (loss._user_loss, loss._user_loss_weights) == (["mse"], [2.0])
+    assert model._distribute_strategy is None
+    assert model._call_has_training_arg
+    assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
+
+
+def test_keras_averages_a_first_batch_over_replicas(four):
+    """Which fails where it splits unevenly; prepare need not mend it once it does not."""
+    with four.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    batch = tf.data.Dataset.from_tensor_slices((tf.ones((5, 1)),) * 2).batch(5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="AddN"):
+        model.fit(batch, shuffle=False, verbose=0)

@@ -1,13 +1,13 @@
 """The same few SGD steps on one device and on replicas, for many losses at once."""
 
+import contextlib
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from cases import CLASSES, FEATURES, REDUCTIONS, WEIGHTS
+from cases import CLASSES, FEATURES, REDUCTIONS, WEIGHTS, batch_of
 
 from distloss.replicas import Replicas
 
@@ -46,124 +46,173 @@ def losses_of(case, variants, weights, arrays):
     """The loss of each variant at its own copy of the weights."""
     x, y, row_weight, token_weight, mask = arrays
     losses = []
-    for variant, weight in zip(variants, weights, strict=True):
-        y_pred = case.activation(tf.einsum("rtf,fc->rtc", x, weight))
+    all_logits = tf.unstack(tf.einsum("rtf,vfc->vrtc", x, weights))
+    for variant, logits in zip(variants, all_logits, strict=True):
+        y_pred = case.activation(logits)
         if variant.weights == "mask":
             y_pred._keras_mask = tf.convert_to_tensor(mask)
         counts = sample_weight(variant, case, row_weight, token_weight)
         losses.append(tf.cast(variant.loss(y, y_pred, counts), tf.float32))
-    return losses
+    return tf.stack(losses)
 
 
 def losses_and_gradients(case, variants, weights, arrays):
     with tf.GradientTape() as tape:
         tape.watch(weights)
         losses = losses_of(case, variants, weights, arrays)
-        everything = tf.add_n(losses)  # each depends on its own weights only
-    return tf.stack(losses), tape.gradient(everything, weights)
+    return losses, tape.gradient(losses, weights)  # each depends on its own weights
 
 
-def train_one_device(case, variants, batches):
+@contextlib.contextmanager
+def graphs_as_traced():
+    """Without Grappler, which takes longer than all the runs of a graph it improves."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@contextlib.contextmanager
+def eager_functions():
+    """With each `tf.function` run as the Python that it is."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@graphs_as_traced()
+def train(step, variants, batches):
     """Weights after one SGD step per batch, and every step's losses.
+
+    Args:
+      step: (weights, batch) -> losses `[variants]`, gradients of the weights' shape.
+      variants: how many.
+      batches: list of `cases.Batch`.
 
     Returns:
       weights `[variants, FEATURES, CLASSES]`, losses `[steps, variants]`.
     """
-    weights = [tf.constant(start()) for _ in variants]
-    reported = []
+    weights, reported = tf.constant([start()] * variants), []
     for batch in batches:
-        losses, gradients = losses_and_gradients(case, variants, weights, batch.arrays)
-        weights = descended(weights, gradients)
+        losses, gradients = step(weights, batch)
+        weights -= LEARNING_RATE * gradients
         reported.append(losses.numpy())
-    return np.stack(weights), np.stack(reported)
+    return weights.numpy(), np.stack(reported)
 
 
-def descended(weights, gradients):
-    return [w - LEARNING_RATE * g for w, g in zip(weights, gradients, strict=True)]
+def weights_spec(variants):
+    return tf.TensorSpec([variants, FEATURES, CLASSES])
+
+
+def arrays_spec(case):
+    """The arrays of a batch or of a shard, with any number of rows."""
+    arrays = batch_of(case, "even", (2,)).arrays
+    return [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+
+
+def train_one_device(case, variants, batches):
+    """What `train` returns, by eager code that sees whole batches."""
+
+    def step(weights, batch):
+        return losses_and_gradients(case, variants, weights, batch.arrays)
+
+    return train(step, len(variants), batches)
 
 
 class TwoPasses(Replicas):
-    """Replicas one after the other: a first pass records sums, a second gets totals."""
+    """One of `count` replicas that run one after the other, in one of `two_passes`."""
 
-    def __init__(self, count):
-        self.replica_count = count
-        self.recorded, self.totals = [], None
+    def __init__(self, count, totals):
+        self.replica_count, self.totals = count, totals
+        self.recorded = []
 
     def count(self):
         return self.replica_count
 
     def sum(self, local):
         self.recorded.append(local)
-        return local if self.totals is None else self.totals[len(self.recorded) - 1]
+        return self.totals[len(self.recorded) - 1]
 
     def reported(self, value):
-        return value / self.replica_count
+        return value / tf.cast(self.replica_count, value.dtype)
 
     def sum_gradients(self, local):
         return [self.sum(gradient) for gradient in local]
 
-    def run(self, forward, step, shards):
-        """Each shard's result of `step`, with all sums taken over the shards."""
-        self.totals, recordings = None, []
-        for shard in shards:
-            self.recorded = []
-            forward(shard)
-            recordings.append(self.recorded)
-        self.totals = [tf.add_n(parts) for parts in zip(*recordings, strict=True)]
-        results = []
-        for shard in shards:
-            self.recorded = []
-            results.append(step(shard))
-        return results
+
+def two_passes(one_pass, shards, sums):
+    """Each shard's result of `one_pass`, with all sums taken over the shards.
+
+    Args:
+      one_pass: (shard, totals) -> result and what a `TwoPasses` has recorded: the
+        first pass is for the record, the second gets the totals.
+      shards: what each replica holds.
+      sums: how many sums a pass takes, each of one or two numbers.
+    """
+    unknown = [tf.zeros(2)] * sums
+    recordings = [one_pass(shard, unknown)[1] for shard in shards]
+    totals = [tf.add_n(parts) for parts in zip(*recordings, strict=True)]
+    return [one_pass(shard, totals)[0] for shard in shards]
 
 
-def train_two_passes(case, variants, batches, replicas):
-    """What `train_one_device` returns, with each batch split over `replicas`."""
-    weights = [tf.constant(start()) for _ in variants]
-    reported = []
-    for batch in batches:
-        arguments = (case, variants, weights)
-        forward = functools.partial(losses_of, *arguments)
-        step = functools.partial(losses_and_gradients, *arguments)
-        results = replicas.run(forward, step, batch.shards)
-        by_variant = zip(*(gradients for _, gradients in results), strict=True)
-        gradients = [tf.add_n(parts) for parts in by_variant]
-        weights = descended(weights, gradients)
-        reported.append(sum(losses.numpy() for losses, _ in results))
-    return np.stack(weights), np.stack(reported)
+def two_passes_step(case, variants_on):
+    """A step for `train` that splits each batch, traced once for any split and count.
+
+    Args:
+      case: a `cases.LossCase`.
+      variants_on: replicas -> variants, each of which takes one sum.
+    """
+    variants = len(variants_on(TwoPasses(1, [])))
+    count_spec, totals_spec = tf.TensorSpec([], tf.int32), tf.TensorSpec([None])
+    signature = [weights_spec(variants), arrays_spec(case)]
+    signature += [count_spec, [totals_spec] * variants]
+
+    @tf.function(autograph=False, input_signature=signature)
+    def one_pass(weights, arrays, count, totals):
+        replicas = TwoPasses(count, totals)
+        result = losses_and_gradients(case, variants_on(replicas), weights, arrays)
+        return result, replicas.recorded
+
+    def step(weights, batch):
+        count = len(batch.sizes)
+
+        def of_shard(arrays, totals):
+            return one_pass(weights, arrays, count, totals)
+
+        results = two_passes(of_shard, batch.shards, variants)
+        losses, gradients = zip(*results, strict=True)
+        return tf.add_n(losses), tf.add_n(gradients)
+
+    return step
 
 
 def train_on_strategy(strategy, case, variants, batches):
-    """What `train_one_device` returns, by `strategy.run` in one traced function."""
+    """What `train` returns, by `strategy.run` in one traced function."""
     with strategy.scope():
-        weights = [tf.Variable(start()) for _ in variants]
+        weights = tf.Variable([start()] * len(variants))
 
     def replica_step(arrays, bounds):
         context = tf.distribute.get_replica_context()
         me = context.replica_id_in_sync_group
         arrays = [array[bounds[me] : bounds[me + 1]] for array in arrays]
         losses, gradients = losses_and_gradients(case, variants, weights, arrays)
-        gradients = context.all_reduce("SUM", gradients)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.assign_sub(LEARNING_RATE * gradient)
+        weights.assign_sub(LEARNING_RATE * context.all_reduce("SUM", gradients))
         return losses
 
-    signature = [
-        tf.TensorSpec([None, *array.shape[1:]], array.dtype)
-        for array in batches[0].arrays
-    ]
     bounds_spec = tf.TensorSpec([1 + strategy.num_replicas_in_sync], tf.int32)
 
-    @tf.function(autograph=False, input_signature=[signature, bounds_spec])
+    @tf.function(autograph=False, input_signature=[arrays_spec(case), bounds_spec])
     def step(arrays, bounds):
         losses = strategy.run(replica_step, (arrays, bounds))
         return strategy.reduce("SUM", losses, axis=None)
 
     reported = [
-        step(list(batch.arrays), batch.bounds.astype("int32")).numpy()
-        for batch in batches
+        step(batch.arrays, batch.bounds.astype("int32")).numpy() for batch in batches
     ]
-    return np.stack([weight.numpy() for weight in weights]), np.stack(reported)
+    return weights.numpy(), np.stack(reported)
 
 
 def assert_same_training(got, wanted, tolerance=1e-5):
