@@ -136,7 +136,7 @@ def test_keras_keeps_what_a_model_was_compiled_with():
 
 
 def test_keras_averages_a_first_batch_over_replicas(four):
-    """Which fails where it splits unevenly; prepare need not mend it once it does not."""
+    """Which fails where it splits unevenly; prepare mends it until it does not."""
     with four.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
