@@ -15,6 +15,7 @@ import wrapt
 from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
+    from distloss._horovod import HorovodReplicas
     from distloss._prepare import prepare
     from distloss._reduce import mean_share, regularization_share
     from distloss.losses import DistributedLoss
@@ -27,6 +28,7 @@ __all__ = [
     "DistributedLoss",
     "DistributedOptimizer",
     "GlobalMean",
+    "HorovodReplicas",
     "OneDevice",
     "StrategyReplicas",
     "mean_share",
@@ -38,6 +40,7 @@ _HOME = {
     "DistributedLoss": "distloss.losses",
     "DistributedOptimizer": "distloss.optimizers",
     "GlobalMean": "distloss.metrics",
+    "HorovodReplicas": "distloss._horovod",
     "OneDevice": "distloss.replicas",
     "StrategyReplicas": "distloss.replicas",
     "mean_share": "distloss._reduce",

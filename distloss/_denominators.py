@@ -6,6 +6,7 @@ meet here, per thread: each replica of a strategy runs in a thread of its own.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import weakref
@@ -27,15 +28,15 @@ class Step:
     """A training step of a prepared model on one replica, being traced or run.
 
     Attributes:
-      rows: local integer scalar, the rows of this replica.
+      rows: local float32 scalar, the rows of this replica.
+      all_rows: global float32 scalar, the rows of all replicas, where known.
       in_loss: whether the model's loss is being computed, not its forward pass.
-      rows_share: float scalar, `rows` divided by those of all replicas, where known.
     """
 
-    def __init__(self, rows: tf.Tensor) -> None:
-        self.rows = rows
+    def __init__(self, rows: tf.Tensor, all_rows: tf.Tensor | None = None) -> None:
+        self.rows = tf.cast(rows, tf.float32)
+        self.all_rows = all_rows
         self.in_loss = False
-        self.rows_share: tf.Tensor | None = None
 
 
 class Part(Step):
@@ -49,9 +50,12 @@ class Part(Step):
     """
 
     def __init__(
-        self, rows: tf.Tensor, denominators: list[tf.Tensor] | None = None
+        self,
+        rows: tf.Tensor,
+        all_rows: tf.Tensor,
+        denominators: list[tf.Tensor] | None = None,
     ) -> None:
-        super().__init__(rows)
+        super().__init__(rows, all_rows)
         self.denominators = denominators
         self.weights: list[tf.Tensor] = []
         self.shares: list[tf.Tensor] = []
@@ -91,12 +95,19 @@ def announced(value: tf.Tensor, denominator: tf.Tensor, loss: Announces) -> tf.T
     @tf.custom_gradient
     def announcing(inner: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            _thread.announced.setdefault(loss, []).append(denominator)
+            # of a loss that nobody accumulates, the last two tell as much as all
+            recent = _thread.announced.setdefault(loss, collections.deque(maxlen=2))
+            recent.append(denominator)
             return upstream
 
         return tf.identity(inner), gradient
 
     return announcing(value)
+
+
+def _graph_of(tensor: tf.Tensor) -> Any:
+    """The graph of `tensor`; None for an eager one."""
+    return None if isinstance(tensor, tf.__internal__.EagerTensor) else tensor.graph
 
 
 def announced_denominator(loss: Announces) -> tf.Tensor:
@@ -108,12 +119,12 @@ def announced_denominator(loss: Announces) -> tf.Tensor:
       ContextError: `loss` announced none, several, or one of another graph, or
         another loss did too.
     """
-    here = tf.executing_eagerly() or tf.compat.v1.get_default_graph()
+    here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     found = [
         (owner is loss, denominator)
         for owner, denominators in _thread.announced.items()
         for denominator in denominators
-        if here is True or getattr(denominator, "graph", here) is here
+        if _graph_of(denominator) is here
     ]
     _thread.announced.clear()
     if len(found) == 1 and found[0][0]:

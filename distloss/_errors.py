@@ -38,3 +38,11 @@ class ContextError(DistlossError, RuntimeError):
 
 class BackendError(DistlossError, ImportError):
     """Keras runs on a backend other than TensorFlow."""
+
+
+class HorovodMissingError(DistlossError, ImportError):
+    """Horovod is not installed."""
+
+
+class DriftError(DistlossError, RuntimeError):
+    """Replicas hold different weights."""

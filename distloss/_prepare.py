@@ -14,6 +14,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 from distloss import _denominators, _reduce, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss.callbacks import Hook, report_global_metrics
 from distloss.losses import DistributedLoss
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import (
@@ -118,19 +119,23 @@ def _wrap_optimizer(model: keras.Model, replicas: Replicas | None) -> None:
         model.optimizer = DistributedOptimizer(optimizer, replicas=replicas)
 
 
-class _Hook(functools.partial[Any]):
-    """A method of a model, replaced by one of ours."""
-
-
 def _override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None:
     if parts == 1:
-        model.train_step = _Hook(_train_step, model)
+        model.train_step = Hook(_train_step, model)
     else:
-        model.train_step = _Hook(_train_step_in_parts, model, replicas, parts)
-    model.test_step = _Hook(_test_step, model)
-    model._compute_loss = _Hook(_compute_loss, model)
-    model._aggregate_additional_loss = _Hook(_weighed, model, replicas)
-    model._maybe_symbolic_build = _Hook(_maybe_symbolic_build, model)
+        model.train_step = Hook(_train_step_in_parts, model, replicas, parts)
+    model.test_step = Hook(_test_step, model)
+    model._compute_loss = Hook(_compute_loss, model)
+    model._aggregate_additional_loss = Hook(_weighed, model, replicas)
+    model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
+    if not replicas.keras_sums_metrics:
+        report_global_metrics(model, replicas)
+
+
+def _all_rows(step: Step, replicas: Replicas) -> tf.Tensor:
+    if step.all_rows is None:
+        step.all_rows = replicas.sum(step.rows, "rows")
+    return step.all_rows
 
 
 def _maybe_symbolic_build(
@@ -172,14 +177,11 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     reported, added = (
         tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
     )
-    if step.rows_share is None:
-        rows = tf.cast(step.rows, reported.dtype)
-        step.rows_share = _reduce.share(rows, replicas.sum(rows))
-    share = tf.cast(step.rows_share, reported.dtype)
-    weighed = tf.reduce_sum(tf.cast(added, reported.dtype)) * share
+    share = tf.cast(_reduce.share(step.rows, _all_rows(step, replicas)), added.dtype)
+    weighed = tf.reduce_sum(added) * share
     if isinstance(step, Part):
         return weighed
-    return _reduce.value_with_gradient_of(weighed, reported)
+    return _reduce.value_with_gradient_of(replicas.to_reduce(weighed), reported)
 
 
 def _train_step(model: keras.Model, data: Any) -> Any:
@@ -190,7 +192,7 @@ def _train_step(model: keras.Model, data: Any) -> Any:
 
 def _test_step(model: keras.Model, data: Any) -> Any:
     step = Step(microbatches.cut(data, 1).rows)
-    step.rows_share = tf.zeros(())  # no gradient is taken
+    step.all_rows = step.rows  # only gradients need those of others
     with _denominators.during(step):
         return type(model).test_step(model, data)
 
@@ -205,12 +207,19 @@ def _train_step_in_parts(
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     parts = microbatches.cut((x, y, sample_weight), most)
     weights = _unseen_by(model.metrics, _counted, model, parts)
-    sums = replicas.sum(tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0))
+    counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
+    *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
     trackers = [] if model._compile_loss is None else model._compile_loss.metrics
-    of_part = functools.partial(_gradients_of_part, model, tf.unstack(sums))
+    of_part = functools.partial(
+        _gradients_of_part,
+        model,
+        replicas,
+        denominators,
+        tf.cast(all_rows, tf.float32),
+    )
     gradients, shares = _unseen_by(trackers, microbatches.sum_over, parts, of_part)
 
-    loss, *losses = tf.unstack(replicas.sum(shares))
+    loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
     static_rows = keras.tree.flatten(x)[0].shape[0]
     for tracker, value in zip(trackers, losses, strict=False):
@@ -225,8 +234,8 @@ def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
     """W_r of each loss. A graph computes what masks need for it, and little else."""
 
     def count(data: Any) -> tf.Tensor:
-        part = Part(microbatches.cut(data, 1).rows)
-        part.rows_share = tf.zeros(())  # no matter which
+        rows = microbatches.cut(data, 1).rows
+        part = Part(rows, tf.ones(()))  # no matter how many
         _loss_and_predictions(model, part, data, training=False)
         dtype = _reduce.accumulator_dtype(*part.weights)
         weights = [tf.cast(weight, dtype) for weight in part.weights]
@@ -236,15 +245,17 @@ def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
 
 
 def _gradients_of_part(
-    model: keras.Model, sums: list[tf.Tensor], data: Any
+    model: keras.Model,
+    replicas: Replicas,
+    denominators: list[tf.Tensor],
+    all_rows: tf.Tensor,
+    data: Any,
 ) -> tuple[list[Any], tf.Tensor]:
     """Gradients of this part's share; the share itself, then that of each loss."""
-    *denominators, all_rows = sums
-    part = Part(microbatches.cut(data, 1).rows, denominators)
-    part.rows_share = _reduce.share(tf.cast(part.rows, all_rows.dtype), all_rows)
+    part = Part(microbatches.cut(data, 1).rows, all_rows, denominators)
     with tf.GradientTape() as tape:
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
-        scaled = model.optimizer.scale_loss(loss)
+        scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
     gradients = tape.gradient(scaled, model.trainable_weights)
     x, y, sample_weight = data
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -323,7 +334,7 @@ def _check_model(model: Any) -> None:
     for name in ("train_step", "compute_loss"):
         is_own = getattr(type(model), name) is not getattr(keras.Model, name)
         replaced = vars(model).get(name)
-        if is_own or not (replaced is None or isinstance(replaced, _Hook)):
+        if is_own or not (replaced is None or isinstance(replaced, Hook)):
             raise ArgumentError(
                 f"Expected a model with the {name} of Keras. Got model {model.name!r} "
                 f"of {type(model).__name__} with its own {name}, whose losses prepare "

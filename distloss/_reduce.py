@@ -217,7 +217,7 @@ def keras_sample_weight(local: Weighted, replicas: Replicas) -> tf.Tensor:
     if local.weighs_rows:
         return weight
     # The same on every replica, so each adds its part of one copy.
-    return weight / tf.cast(replicas.count(), weight.dtype)
+    return weight / replicas.count_as(weight.dtype)
 
 
 def fixed_count(local: Weighted, rows: tf.Tensor | int) -> tf.Tensor:
@@ -245,7 +245,7 @@ class Reduced(NamedTuple):
 
 
 def counted_share(
-    local_sum: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas
+    local_sum: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas, name: str
 ) -> Reduced:
     """The share of a local sum, reported as the global mean.
 
@@ -253,6 +253,7 @@ def counted_share(
       local_sum: S_r, local float scalar.
       weight: W_r, local float scalar; None fixes W at 1.
       replicas: who shares the batch.
+      name: whose sums, the same word on all replicas.
 
     Returns:
       a value that is the same on all replicas, `replicas.reported(S / W)`, whose
@@ -261,10 +262,11 @@ def counted_share(
     # One vector, so one collective. Behind stop_gradient, because the gradient of
     # a sum over replicas is summed over replicas again: N times too large.
     parts = [local_sum] if weight is None else [local_sum, weight]
-    sums = replicas.sum(tf.stop_gradient(tf.stack(parts)))
+    sums = replicas.sum(tf.stop_gradient(tf.stack(parts)), name)
     denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
     reported = replicas.reported(share(sums[0], denominator))
-    value = value_with_gradient_of(share(local_sum, denominator), reported)
+    own_share = replicas.to_reduce(share(local_sum, denominator))
+    value = value_with_gradient_of(own_share, reported)
     return Reduced(value, denominator)
 
 
@@ -325,7 +327,7 @@ def mean_share(
         )
     local = weighted(values, weights)
     weight = tf.stop_gradient(element_weight(local))
-    return share(total(local), replicas.sum(weight))
+    return replicas.to_reduce(share(total(local), replicas.sum(weight, "mean_share")))
 
 
 @without_autograph
@@ -368,4 +370,4 @@ def regularization_share(
     dtype = accumulator_dtype(*terms)
     term_sums = [tf.reduce_sum(tf.cast(term, dtype)) for term in terms]
     everything = tf.add_n(term_sums) if term_sums else tf.zeros((), dtype)
-    return everything / tf.cast(replicas.count(), dtype)
+    return replicas.to_reduce(everything / replicas.count_as(dtype))

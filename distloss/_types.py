@@ -15,3 +15,6 @@ Reduction: TypeAlias = Literal[
     "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"
 ]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+GradientOp: TypeAlias = Literal["sum", "average"]
+GRADIENT_OPS: tuple[str, ...] = get_args(GradientOp)

@@ -121,8 +121,12 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
             dtype=self._element_loss.dtype,
         )
         self.replicas = replicas
-        self._replicas = replicas_or_current_strategy(replicas)
+        replicas_or_current_strategy(replicas)  # refuses what is none
         self.global_batch_size = _checked_batch_size(global_batch_size)
+
+    @property
+    def _replicas(self) -> Replicas:
+        return replicas_or_current_strategy(self.replicas)
 
     @_reduce.without_autograph
     def __call__(
@@ -173,6 +177,13 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
     def _computes(self, *functions: Any) -> bool:
         return getattr(self._element_loss, "fn", None) in functions
 
+    def _kind(self) -> str:
+        """A word for the loss that does not depend on what was made before it."""
+        element_loss: Any = self._element_loss
+        if isinstance(element_loss, _FunctionLoss):
+            return getattr(element_loss.fn, "__name__", type(element_loss.fn).__name__)
+        return type(element_loss).__name__
+
     def _compute_dtype(self, y_pred: TensorLike) -> tf.DType:
         if _reduce.accumulator_dtype(*keras.tree.flatten(y_pred)) == tf.float64:
             return tf.float64
@@ -191,9 +202,12 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         total = _reduce.total(local)
         if self.global_batch_size is None:
             weight = self._local_weight(local)
-            return _reduce.counted_share(total, weight, self._replicas)
+            name = f"{self.reduction}_of_{self._kind()}"
+            return _reduce.counted_share(total, weight, self._replicas, name)
         rows = self._fixed_denominator(local)
-        return _reduce.Reduced(_reduce.share(total, rows), rows)
+        own = _reduce.share(total, rows)
+        to_reduce = self._replicas.to_reduce(own)
+        return _reduce.Reduced(_reduce.value_with_gradient_of(to_reduce, own), rows)
 
     def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
         if self.reduction == "sum":

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from distloss import _reduce
 from distloss._types import TensorLike
+from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -20,12 +21,15 @@ class GlobalMean(keras.metrics.Metric):
 
     Read it outside `strategy.run`: there `result()` is the mean over all replicas.
     In replica context it is the mean of what this replica has seen; no collective
-    is spent on it.
+    is spent on it. So it is under Horovod: in a `tf.function`, and so in the progress
+    bar of `fit`, this process's mean; read outside, that of all processes, which must
+    read it together.
 
     Args:
       name: name of the metric.
       dtype: dtype of the sums and of the result; None means Keras'
         `floatx`, float32 unless it was set.
+      replicas: who shares the batches; None means the current strategy's replicas.
 
     Example:
       >>> from distloss import GlobalMean
@@ -36,8 +40,12 @@ class GlobalMean(keras.metrics.Metric):
       6.0
     """
 
-    def __init__(self, name: str = "mean", dtype: Any = None) -> None:
+    def __init__(
+        self, name: str = "mean", dtype: Any = None, *, replicas: Replicas | None = None
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
+        self.replicas = replicas
+        self._replicas = replicas_or_current_strategy(replicas)
         self.total = self.add_variable((), initializer="zeros", name="total")
         self.weight = self.add_variable((), initializer="zeros", name="weight")
 
@@ -65,7 +73,18 @@ class GlobalMean(keras.metrics.Metric):
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""
-        total, weight = (
-            tf.convert_to_tensor(total) for total in (self.total, self.weight)
-        )
-        return _reduce.share(total, weight)
+        sums = tf.stack([tf.convert_to_tensor(x) for x in (self.total, self.weight)])
+        if tf.executing_eagerly() and not self._replicas.keras_sums_metrics:
+            sums = self._replicas.sum(sums, "global_mean")
+        return _reduce.share(*tf.unstack(sums))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras to save."""
+        replicas = keras.saving.serialize_keras_object(self.replicas)
+        return {**super().get_config(), "replicas": replicas}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> GlobalMean:
+        """A new object with the arguments that `get_config` returned."""
+        replicas = keras.saving.deserialize_keras_object(config.get("replicas"))
+        return cls(**{**config, "replicas": replicas})

@@ -115,10 +115,14 @@ class DistributedOptimizer(_KerasOptimizer):
 
     def _distribute(self, settings: _Settings) -> None:
         self._settings = settings
-        self._replicas = replicas_or_current_strategy(settings.replicas)
+        replicas_or_current_strategy(settings.replicas)  # refuses what is none
         self._window: _Window | None = None
         if self.built:
             self._open_window(self._trainable_variables)
+
+    @property
+    def _replicas(self) -> Replicas:
+        return replicas_or_current_strategy(self._settings.replicas)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the variables of the optimizer, and what accumulation needs."""
@@ -180,7 +184,9 @@ class DistributedOptimizer(_KerasOptimizer):
             and not self._overwrite_variable_with_gradient(variable)
         ]
         present = [_as_gradient(local[i]) for i in at]
-        for i, gradient in zip(at, self._replicas.sum_gradients(present), strict=True):
+        name = f"gradients_{type(self).__bases__[1].__name__}"
+        summed = self._replicas.sum_gradients(present, name)
+        for i, gradient in zip(at, summed, strict=True):
             sums[i] = gradient
         return sums
 

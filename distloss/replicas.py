@@ -1,6 +1,6 @@
 """Who shares the batch, and how to sum over them.
 
-The only file that may touch `tf.distribute` collectives or Horovod.
+The only file that may touch `tf.distribute` collectives; Horovod's are in `_horovod`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,31 @@ if keras.config.backend() != "tensorflow":
 
 
 class Replicas(abc.ABC):
-    """Who shares the batch: `OneDevice`, `StrategyReplicas`."""
+    """Who shares the batch: `OneDevice`, `StrategyReplicas`, `HorovodReplicas`.
+
+    Attributes:
+      keras_sums_metrics: whether Keras adds up the variables of its metrics over these
+        replicas when it reads them.
+    """
+
+    keras_sums_metrics = True
 
     @abc.abstractmethod
     def count(self) -> int:
-        """The number of replicas that share the batch."""
+        """The number of replicas that share the batch, now."""
+
+    def count_as(self, dtype: tf.DType) -> tf.Tensor:
+        """The number of replicas when it is run, a float scalar of `dtype`."""
+        return tf.cast(self.count(), dtype)
 
     @abc.abstractmethod
-    def sum(self, local: tf.Tensor) -> tf.Tensor:
+    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
         """The sum of `local` over all replicas, the same on each of them.
 
         Args:
           local: local float, any static shape; behind `stop_gradient`, because
             the gradient of a sum over replicas is summed over replicas again.
+          name: what is summed, the same word on all replicas.
 
         Returns:
           global float, the shape and dtype of `local`.
@@ -55,13 +67,20 @@ class Replicas(abc.ABC):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
 
+    def to_reduce(self, share: tf.Tensor) -> tf.Tensor:
+        """`share` as gradients are taken of it, before they are reduced."""
+        return share
+
     @abc.abstractmethod
-    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+    def sum_gradients(
+        self, local: Sequence[Gradient], name: str = "gradients"
+    ) -> list[Gradient]:
         """The sums of gradients over all replicas, by one collective per dtype.
 
         Args:
           local: local float tensors, or `tf.IndexedSlices`, which stay sparse: the
             slices of all replicas one after the other.
+          name: whose gradients, the same word on all replicas.
 
         Returns:
           global, one sum for each of `local`, of its shape and dtype.
@@ -103,7 +122,7 @@ class OneDevice(Replicas):
         """One."""
         return 1
 
-    def sum(self, local: tf.Tensor) -> tf.Tensor:
+    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
         """`local` itself."""
         return local
 
@@ -111,7 +130,9 @@ class OneDevice(Replicas):
         """`value` itself."""
         return value
 
-    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+    def sum_gradients(
+        self, local: Sequence[Gradient], name: str = "gradients"
+    ) -> list[Gradient]:
         """`local` itself.
 
         Raises:
@@ -147,7 +168,7 @@ class StrategyReplicas(Replicas):
         """`num_replicas_in_sync` of the current strategy."""
         return tf.distribute.get_strategy().num_replicas_in_sync
 
-    def sum(self, local: tf.Tensor) -> tf.Tensor:
+    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
         """The sum over replicas, by one collective; none for one replica.
 
         Raises:
@@ -188,7 +209,9 @@ class StrategyReplicas(Replicas):
         """
         return value / tf.cast(self.count(), value.dtype)
 
-    def sum_gradients(self, local: Sequence[Gradient]) -> list[Gradient]:
+    def sum_gradients(
+        self, local: Sequence[Gradient], name: str = "gradients"
+    ) -> list[Gradient]:
         """The sums over replicas; TensorFlow packs a list into one collective.
 
         Raises:
@@ -283,14 +306,29 @@ def replicas_or_current_strategy(replicas: Replicas | None) -> Replicas:
 
     Raises:
       ArgumentTypeError: `replicas` is something else.
+      ContextError: it is None, and several Horovod processes run.
     """
     if replicas is None:
+        _refuse_silent_horovod()
         return StrategyReplicas()
     if not isinstance(replicas, Replicas):
         raise ArgumentTypeError(
             "Expected replicas= to say who shares the batch: distloss.OneDevice(), "
-            "distloss.StrategyReplicas() or None for the current strategy. Got "
-            f"replicas={replicas!r} of type {type(replicas).__name__}. Pass an "
-            "instance of one of these; a strategy is found by itself."
+            "distloss.StrategyReplicas(), distloss.HorovodReplicas() or None for the "
+            f"current strategy. Got replicas={replicas!r} of type "
+            f"{type(replicas).__name__}. Pass an instance of one of these; a strategy "
+            "is found by itself."
         )
     return replicas
+
+
+def _refuse_silent_horovod() -> None:
+    # Only looked at, never loaded: Horovod that is merely installed changes nothing.
+    hvd = sys.modules.get("horovod.tensorflow")
+    if hvd is not None and hvd.is_initialized() and hvd.size() > 1:
+        raise ContextError(
+            "Expected replicas= to say who shares the batch, since Horovod runs "
+            f"{hvd.size()} processes. Got replicas=None, which counts the rows of this "
+            "process alone. Pass replicas=distloss.HorovodReplicas(), or "
+            "distloss.OneDevice() if this process has the whole batch."
+        )

@@ -11,9 +11,10 @@ PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
     {"_errors", "_types"},
     {"replicas"},
+    {"_horovod"},
     {"_denominators"},
     {"_reduce"},
-    {"losses", "metrics", "microbatches", "optimizers"},
+    {"callbacks", "data", "losses", "metrics", "microbatches", "optimizers"},
     {"_prepare"},
     {"__init__"},
 )

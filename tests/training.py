@@ -132,14 +132,14 @@ class TwoPasses(Replicas):
     def count(self):
         return self.replica_count
 
-    def sum(self, local):
+    def sum(self, local, name="sum"):
         self.recorded.append(local)
         return self.totals[len(self.recorded) - 1]
 
     def reported(self, value):
         return value / tf.cast(self.replica_count, value.dtype)
 
-    def sum_gradients(self, local):
+    def sum_gradients(self, local, name="gradients"):
         return [self.sum(gradient) for gradient in local]
 
 

@@ -1,0 +1,283 @@
+"""Keras callbacks for training on several Horovod processes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distloss._errors import ArgumentError, ContextError, DriftError
+from distloss._horovod import HorovodReplicas
+
+
+class BroadcastState(keras.callbacks.Callback):
+    """Starts all processes from the weights and the optimizer of one.
+
+    When training begins, each weight and each variable of the optimizer (slots,
+    iterations, loss scale) is assigned its value on process `root_rank`: also where
+    only that process has loaded a checkpoint. Put it after callbacks that load one.
+    Seeds of random layers stay each process's own.
+
+    Args:
+      replicas: the processes; None means all of Horovod's.
+      root_rank: rank of the process to copy; None means the first of the processes.
+
+    Raises:
+      ContextError: when training begins: the model has no weights yet, or the
+        processes made different models.
+
+    Example:
+      >>> from distloss.callbacks import BroadcastState
+      >>> callbacks = [BroadcastState()]  # for model.fit
+
+    Reference: `hvd.callbacks.BroadcastGlobalVariablesCallback`, which fails on Keras 3.
+    """
+
+    def __init__(
+        self, replicas: HorovodReplicas | None = None, *, root_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        self.replicas = replicas or HorovodReplicas()
+        self.root_rank = root_rank
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Broadcasts."""
+        broadcast_state(self.model, self.replicas, root_rank=self.root_rank)
+
+
+def broadcast_state(
+    model: keras.Model, replicas: HorovodReplicas, *, root_rank: int | None = None
+) -> None:
+    """Assigns weights and optimizer variables of process `root_rank` to all.
+
+    Raises:
+      ContextError: the model has no weights yet, or the processes made different
+        models.
+    """
+    variables = state_of(model)
+    _check_same_shapes(variables, replicas)
+    root = replicas.first_rank() if root_rank is None else root_rank
+    replicas.broadcast(variables, root_rank=root, name="state")
+
+
+def state_of(model: keras.Model) -> list[Any]:
+    """Weights and optimizer variables of a model, in the order of their making.
+
+    Raises:
+      ContextError: the model has no weights yet.
+    """
+    if not model.built:
+        raise ContextError(
+            f"Expected a model with weights. Got model {model.name!r}, which makes "
+            "them when it first sees data, after training has begun. Call model.build("
+            "input_shape) or the model itself on a batch before model.fit."
+        )
+    optimizer = model.optimizer
+    if optimizer is None:
+        return list(model.weights)
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return [*model.weights, *optimizer.variables]
+
+
+def _check_same_shapes(variables: Sequence[Any], replicas: HorovodReplicas) -> None:
+    sizes = [int(np.prod(variable.shape)) for variable in variables]
+    mine = tf.constant([[len(sizes), sum(sizes)]], tf.int64)
+    all_sizes = replicas.gathered(mine, "state_sizes").numpy()
+    if (all_sizes != all_sizes[0]).any():
+        raise ContextError(
+            "Expected the same model and optimizer on all processes. Got (variables, "
+            f"elements) {[tuple(map(int, pair)) for pair in all_sizes]} on them, in "
+            "the order of their ranks. Build the model by the same code everywhere."
+        )
+
+
+class GlobalMetrics(keras.callbacks.Callback):
+    """Makes `fit` and `evaluate` report metrics over the rows of all processes.
+
+    At the end of an epoch or evaluation, the variables of each metric, which hold sums,
+    are added up over processes and the metric is read: each process weighs by what it
+    has counted. So `history`, `val_` values and what `evaluate` returns are the same on
+    all processes. The progress bar shows this process's rows until then. A model that
+    was given to `distloss.prepare` does so without this callback.
+
+    All processes must call `fit` and `evaluate` together.
+
+    Args:
+      replicas: the processes; None means all of Horovod's.
+
+    Example:
+      >>> from distloss.callbacks import GlobalMetrics
+      >>> callbacks = [GlobalMetrics()]  # for model.fit and model.evaluate
+
+    Reference: `hvd.callbacks.MetricAverageCallback`, which fails on Keras 3 and gives
+    each process the same weight.
+    """
+
+    def __init__(self, replicas: HorovodReplicas | None = None) -> None:
+        super().__init__()
+        self.replicas = replicas or HorovodReplicas()
+
+    def set_model(self, model: keras.Model) -> None:
+        """Takes effect for `model`, from now on."""
+        super().set_model(model)
+        report_global_metrics(model, self.replicas)
+
+
+class Hook(functools.partial[Any]):
+    """A method of a model, replaced by one of ours."""
+
+
+def report_global_metrics(model: keras.Model, replicas: Any) -> None:
+    """Lets `fit` and `evaluate` of `model` report over all replicas."""
+    # Keras calls this once per epoch and evaluation, for what it will report.
+    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
+    hook = Hook(_global_results_or_logs, model, replicas)
+    model._get_metrics_result_or_logs = hook
+
+
+def _global_results_or_logs(model: keras.Model, replicas: Any, logs: Any) -> Any:
+    variables = [v for metric in model.metrics for v in metric.variables]
+    local = [tf.identity(variable.value) for variable in variables]
+    for variable, value in zip(variables, local, strict=True):
+        # Summed one by one, since they are few and of several dtypes.
+        variable.assign(_over_replicas(variable, value, replicas))
+    try:
+        return type(model)._get_metrics_result_or_logs(model, logs)
+    finally:
+        for variable, value in zip(variables, local, strict=True):
+            variable.assign(value)
+
+
+def _over_replicas(variable: keras.Variable, value: tf.Tensor, replicas: Any) -> Any:
+    if variable.aggregation not in ("sum", "mean"):
+        return value  # the same on all, such as thresholds
+    exact = value if value.dtype.is_floating else tf.cast(value, tf.float64)
+    total = replicas.sum(exact, "metric")
+    if variable.aggregation == "mean":
+        total = total / replicas.count_as(total.dtype)
+    return tf.cast(total, value.dtype)
+
+
+class DriftGuard(keras.callbacks.Callback):
+    """Stops training when the processes no longer hold the same weights.
+
+    Every `every` batches and when training ends, each process computes two checksums of
+    each trainable weight, and all compare them, by one gather of a few numbers. They
+    differ after weights were not broadcast, gradients not reduced, or an update was
+    skipped on some processes only. `BatchNormalization`'s moving statistics differ by
+    design, and are not compared.
+
+    Args:
+      replicas: the processes; None means all of Horovod's.
+      every: batches between comparisons, a positive int.
+      tolerance: how much checksums may differ, relative to the largest.
+
+    Raises:
+      DriftError: when they differ, on all processes: the first variable that differs.
+      ArgumentError: `every` below 1 or no int, or a negative `tolerance`.
+
+    Example:
+      >>> from distloss.callbacks import DriftGuard
+      >>> callbacks = [DriftGuard(every=100)]  # for model.fit
+
+    Reference: README, "Horovod".
+    """
+
+    def __init__(
+        self,
+        replicas: HorovodReplicas | None = None,
+        *,
+        every: int = 100,
+        tolerance: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ArgumentError(
+                "Expected every= to be at least 1 batch between comparisons, an int. "
+                f"Got every={every!r}."
+            )
+        if not tolerance >= 0:
+            raise ArgumentError(
+                f"Expected tolerance= to be 0 or more. Got tolerance={tolerance!r}."
+            )
+        self.replicas = replicas or HorovodReplicas()
+        self.every = every
+        self.tolerance = tolerance
+        self._batches = 0
+        self._checksums = tf.function(checksums, autograph=False)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Compares, every `every` batches."""
+        self._batches += 1
+        if self._batches % self.every == 0:
+            self.compare()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Compares."""
+        self.compare()
+
+    def compare(self) -> None:
+        """Compares the weights of all processes; all must call it together.
+
+        Raises:
+          DriftError: they differ.
+        """
+        variables = self.model.trainable_weights
+        mine = self._checksums([variable.value for variable in variables])
+        everybody = self.replicas.gathered(mine[tf.newaxis], "checksums").numpy()
+        at = first_difference(everybody, self.tolerance)
+        if at is not None:
+            raise DriftError(
+                _drift_message(self.model, variables[at], everybody[:, at])
+            )
+
+
+def checksums(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Two numbers per tensor that tell different tensors apart: float64 `[tensors, 2]`.
+
+    The sum, and a sum with weights that differ from element to element, so that what
+    one element gained and another lost shows.
+    """
+    rows = []
+    for value in values:
+        flat = tf.cast(tf.reshape(value, [-1]), tf.float64)
+        wave = tf.cos(tf.range(tf.cast(tf.size(flat), tf.float64)))
+        rows.append(tf.stack([tf.reduce_sum(flat), tf.reduce_sum(flat * wave)]))
+    return tf.stack(rows) if rows else tf.zeros((0, 2), tf.float64)
+
+
+def first_difference(everybody: np.ndarray[Any, Any], tolerance: float) -> int | None:
+    """The first tensor whose checksums, `[processes, tensors, 2]`, differ."""
+    spread = np.ptp(everybody, axis=0)
+    scale = np.abs(everybody).max(axis=0)
+    same = (spread <= tolerance * scale) | np.isnan(everybody).all(axis=0)
+    wrong = np.flatnonzero(~same.all(axis=-1))
+    return int(wrong[0]) if len(wrong) else None
+
+
+def _drift_message(
+    model: keras.Model, variable: Any, sums: np.ndarray[Any, Any]
+) -> str:
+    found = ", ".join(f"{value:.9g}" for value in sums)
+    kind = type(model.optimizer)
+    cause = (
+        "Broadcast the initial weights with distloss.callbacks.BroadcastState, and "
+        "reduce gradients with distloss.DistributedOptimizer(optimizer, "
+        "replicas=distloss.HorovodReplicas())."
+    )
+    if hasattr(model.optimizer, "_allreduce_grads"):
+        cause = (
+            f"The optimizer is hvd.DistributedOptimizer ({kind.__name__}), which never "
+            "reduces with Keras 3: https://github.com/horovod/horovod/issues/4290. Use "
+            "distloss.DistributedOptimizer instead."
+        )
+    return (
+        "Expected the same weights on all processes. Got different ones, first in "
+        f"variable {variable.path!r}: the sums of its elements are {found}, in the "
+        f"order of the ranks. {cause}"
+    )

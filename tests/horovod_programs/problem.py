@@ -1,0 +1,99 @@
+"""One small problem, whole for one process and dealt unevenly to Horovod's."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ROWS, SIZE, EPOCHS = 29, 8, 2
+_rng = np.random.default_rng(5)
+X = _rng.normal(size=(ROWS, 3)).astype("float32")
+IDS = _rng.integers(0, 6, size=(ROWS, 4)).astype("int32")
+Y = _rng.normal(size=(ROWS, 1)).astype("float32")
+WEIGHT = _rng.uniform(0.1, 5.0, size=ROWS).astype("float32")
+
+MEAN, WEIGHTED = "sum_over_batch_size", "mean_with_sample_weight"
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.3),
+    "Adam": lambda: keras.optimizers.Adam(0.01),
+}
+
+
+def dealt(rank, size=SIZE):
+    """The rows of each batch that `rank` of 3 holds: half, the rest, at times none."""
+    for number, start in enumerate(range(0, ROWS, size)):
+        stop = min(start + size, ROWS)
+        half = start + (stop - start) // 2
+        third = half + 1 if number % 2 else stop
+        edges = (start, half, third, stop)
+        yield slice(edges[rank], edges[rank + 1])
+
+
+def whole(size=SIZE):
+    for start in range(0, ROWS, size):
+        yield slice(start, min(start + size, ROWS))
+
+
+def batches(spans, arrays=(X, Y, WEIGHT)):
+    """A data set of the rows of each span."""
+    spans = list(spans)
+    signature = tuple(tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in arrays)
+
+    def generator():
+        for span in spans:
+            yield tuple(array[span] for array in arrays)
+
+    dataset = tf.data.Dataset.from_generator(generator, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(spans)))
+
+
+def dense(optimizer, loss, **options):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(optimizer, loss, **options)
+    return model
+
+
+def embedding(optimizer, loss):
+    keras.utils.set_random_seed(1)
+    words = keras.layers.Embedding(6, 3)
+    pooled = keras.layers.GlobalAveragePooling1D()
+    inner = keras.Input((4,), dtype="int32")
+    model = keras.Model(inner, keras.layers.Dense(1)(pooled(words(inner))))
+    model.compile(optimizer, loss)
+    return model
+
+
+class MeanActivity(keras.layers.Layer):
+    """Adds a loss that is a mean over rows."""
+
+    def call(self, x):
+        self.add_loss(0.3 * tf.reduce_mean(tf.reduce_sum(x**2, -1)))
+        return x
+
+
+def two_outputs(optimizer, losses):
+    keras.utils.set_random_seed(1)
+    inner = keras.Input((3,))
+    regularizer = keras.regularizers.L2(0.05)
+    hidden = keras.layers.Dense(4, "tanh", kernel_regularizer=regularizer)(inner)
+    hidden = MeanActivity()(hidden)
+    outputs = [keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")]
+    model = keras.Model(inner, outputs)
+    model.compile(optimizer, losses, loss_weights=[1.0, 0.5], weighted_metrics=["mae"])
+    return model
+
+
+def two_targets(spans):
+    dataset = batches(spans)
+    return dataset.map(lambda x, y, w: (x, (y, 2 * y + 1), (w, w**2)))
+
+
+def flat(variables):
+    return [float(x) for v in variables for x in np.ravel(np.array(v))]
+
+
+def fitted(model, dataset, **options):
+    """Weights and history after `EPOCHS`."""
+    history = model.fit(dataset, epochs=EPOCHS, shuffle=False, verbose=0, **options)
+    return {"weights": flat(model.weights), "history": history.history}

@@ -1,0 +1,297 @@
+"""What 3 Horovod processes do, written as JSON per rank to the folder named first."""
+
+import json
+import pathlib
+import sys
+
+import horovod.tensorflow as hvd
+import keras
+import numpy as np
+import problem
+import tensorflow as tf
+from problem import MEAN, OPTIMIZERS, WEIGHTED
+
+import distloss
+from distloss import DistributedLoss, DistributedOptimizer, HorovodReplicas
+from distloss.callbacks import BroadcastState, DriftGuard, GlobalMetrics
+from distloss.data import in_step
+
+REPLICAS = HorovodReplicas()
+AVERAGED = HorovodReplicas(gradient_op="average")
+
+
+def mine():
+    return problem.batches(problem.dealt(hvd.rank()))
+
+
+def wrapped(name, reduction=MEAN, **options):
+    loss = DistributedLoss("mse", reduction=reduction, replicas=REPLICAS)
+    optimizer = DistributedOptimizer(OPTIMIZERS[name](), replicas=REPLICAS, **options)
+    return optimizer, loss
+
+
+def one_more_model():
+    """On rank 0 only: names and graphs that the others do not have."""
+    if hvd.rank() == 0:
+        extra = problem.dense("sgd", DistributedLoss("mae", replicas=distloss.OneDevice()))
+        extra.fit(problem.X, problem.Y, verbose=0)
+
+
+def fit_with_wrappers():
+    one_more_model()
+    return {
+        f"{name} {reduction}": problem.fitted(
+            problem.dense(*wrapped(name, reduction)), mine(), callbacks=[GlobalMetrics()]
+        )
+        for name in OPTIMIZERS
+        for reduction in (MEAN, WEIGHTED)
+    }
+
+
+def fit_with_horovods_own_optimizer():
+    optimizer = hvd.DistributedOptimizer(OPTIMIZERS["SGD"]())
+    return problem.fitted(problem.dense(optimizer, "mse"), mine())
+
+
+def fit_prepared(microbatches):
+    losses = [keras.losses.MeanSquaredError(reduction=r) for r in (MEAN, WEIGHTED)]
+    model = problem.two_outputs(OPTIMIZERS["Adam"](), losses)
+    distloss.prepare(model, replicas=REPLICAS, microbatches=microbatches)
+    data = problem.two_targets(problem.dealt(hvd.rank()))
+    result = problem.fitted(model, data, validation_data=data)
+    return {**result, "evaluate": model.evaluate(data, verbose=0, return_dict=True)}
+
+
+def custom_loop(make_tape, replicas):
+    model = problem.dense("sgd", "mse")
+    optimizer = OPTIMIZERS["Adam"]()
+    loss_fn = DistributedLoss("mse", reduction=WEIGHTED, replicas=replicas)
+
+    @tf.function(reduce_retracing=True)
+    def step(x, y, weight):
+        with tf.GradientTape() as tape:
+            error = model(x) - y
+            regularizer = 0.1 * tf.reduce_sum(model.weights[0] ** 2)
+            value = loss_fn(y, model(x), weight)
+            total = (
+                value
+                + distloss.mean_share(error**4, replicas=replicas)
+                + distloss.regularization_share(regularizer, replicas=replicas)
+            )
+        gradients = make_tape(tape).gradient(total, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return value
+
+    values = [float(step(*batch)) for batch in mine()]
+    return {"weights": problem.flat(model.weights), "values": values}
+
+
+def averaging_tape():
+    return custom_loop(hvd.DistributedGradientTape, AVERAGED)
+
+
+def summing_tape():
+    def make_tape(tape):
+        return hvd.DistributedGradientTape(tape, op=hvd.Sum)
+
+    return custom_loop(make_tape, REPLICAS)
+
+
+def embeddings():
+    data = problem.batches(problem.dealt(hvd.rank()), (problem.IDS, problem.Y))
+    return problem.fitted(problem.embedding(*wrapped("Adam")), data)
+
+
+def overflow():
+    """Inf on rank 2 only, in the first batch of two."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = problem.dense("sgd", DistributedLoss("mse", replicas=REPLICAS))
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=64.0
+        )
+        model.compile(DistributedOptimizer(optimizer, replicas=REPLICAS), model.loss)
+        x, y = problem.X[:6], problem.Y[:6].copy()
+        before = problem.flat(model.weights)
+        y[5] = np.inf  # of rank 2, which has two of the six rows
+        span = slice(2 * hvd.rank(), 2 * hvd.rank() + 2)
+        model.train_on_batch(x[span], y[span])
+        skipped = problem.flat(model.weights)
+        scale = float(model.optimizer.dynamic_scale.numpy())
+        model.train_on_batch(x[span], problem.Y[:6][span])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return {
+        "before": before,
+        "skipped": skipped,
+        "scale": scale,
+        "iterations": int(model.optimizer.iterations.numpy()),
+        "weights": problem.flat(model.weights),
+    }
+
+
+def accumulation():
+    loss = DistributedLoss("mse", reduction=WEIGHTED, replicas=REPLICAS)
+    optimizer = DistributedOptimizer(
+        OPTIMIZERS["Adam"](), replicas=REPLICAS, accumulation_steps=2, loss=loss
+    )
+    return problem.fitted(problem.dense(optimizer, loss), mine())
+
+
+def half_precision_gradients():
+    replicas = HorovodReplicas(compression=hvd.Compression.fp16)
+    optimizer = DistributedOptimizer(OPTIMIZERS["SGD"](), replicas=replicas)
+    loss = DistributedLoss("mse", replicas=replicas)
+    return problem.fitted(problem.dense(optimizer, loss), mine())
+
+
+def unequal_numbers_of_batches():
+    """Rank r has the batches r, r + 3, ... of 4: 2, 1 and 1 of them."""
+    spans = list(problem.whole())[hvd.rank() :: 3]
+    data = in_step(problem.batches(spans), replicas=REPLICAS)
+    counted = in_step(problem.batches(spans).filter(lambda *_: True), replicas=REPLICAS)
+    model = problem.dense(*wrapped("Adam", WEIGHTED))
+    result = problem.fitted(model, data, callbacks=[GlobalMetrics()])
+    lengths = [sum(1 for _ in data), sum(1 for _ in counted)]
+    rows = sum(len(x) for x, *_ in data)
+    return {**result, "lengths": lengths, "rows": rows}
+
+
+def metric():
+    mean = distloss.GlobalMean(replicas=REPLICAS)
+    for _, y, weight in mine():
+        mean.update_state(y[:, 0], weight)
+    return float(mean.result())
+
+
+def broadcast():
+    """Only rank 0 has trained, as if it had loaded a checkpoint."""
+    optimizer, loss = wrapped("Adam")
+    model = problem.dense(optimizer, loss)
+    if hvd.rank() == 0:
+        plain = problem.dense(OPTIMIZERS["Adam"](), "mse")
+        plain.fit(problem.X, problem.Y, verbose=0)
+        model.set_weights(plain.get_weights())
+        optimizer.build(model.trainable_variables)
+        for ours, theirs in zip(optimizer.variables, plain.optimizer.variables):
+            ours.assign(theirs)
+    else:
+        model.set_weights([w + hvd.rank() for w in model.get_weights()])
+    callbacks = [BroadcastState(REPLICAS), DriftGuard(REPLICAS, every=1)]
+    result = problem.fitted(model, mine(), callbacks=callbacks)
+    return {**result, "state": problem.flat(optimizer.variables)}
+
+
+def caught(function):
+    try:
+        function()
+    except distloss.DistlossError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def drift():
+    model = problem.dense(*wrapped("SGD"))
+    if hvd.rank() == 1:
+        model.layers[1].bias.assign([0.25])
+    guard = DriftGuard(REPLICAS, every=2)
+    return caught(lambda: model.fit(mine(), callbacks=[guard], verbose=0))
+
+
+def drift_of_horovods_own_optimizer():
+    model = problem.dense(hvd.DistributedOptimizer(OPTIMIZERS["SGD"]()), "mse")
+    guard = DriftGuard(REPLICAS, every=2)
+    return caught(lambda: model.fit(mine(), callbacks=[guard], verbose=0))
+
+
+def other_models():
+    units = 2 + hvd.rank()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+    model.compile(*wrapped("SGD"))
+    callback = BroadcastState(REPLICAS)
+    callback.set_model(model)
+    return caught(callback.on_train_begin)
+
+
+def refusals():
+    unbuilt = keras.Sequential([keras.layers.Dense(1)])
+    unbuilt.compile(*wrapped("SGD"))
+    callback = BroadcastState(REPLICAS)
+    callback.set_model(unbuilt)
+    horovods = hvd.DistributedOptimizer(OPTIMIZERS["SGD"]())
+    model = problem.dense(horovods, "mse")
+    return {
+        "loss": caught(lambda: DistributedLoss("mse")),
+        "optimizer": caught(lambda: DistributedOptimizer("sgd")),
+        "prepare": caught(lambda: distloss.prepare(problem.dense("sgd", "mse"))),
+        "share": caught(lambda: distloss.mean_share([1.0])),
+        "unknown set": caught(lambda: HorovodReplicas([0, 1]).sum(tf.constant(1.0))),
+        "horovods optimizer": caught(
+            lambda: DistributedOptimizer(horovods, replicas=REPLICAS)
+        ),
+        "prepare horovods": caught(lambda: distloss.prepare(model, replicas=REPLICAS)),
+        "not built": caught(callback.on_train_begin),
+        "endless": caught(lambda: in_step(mine().repeat(), replicas=REPLICAS)),
+    }
+
+
+def same_names_after_another_trace():
+    """Rank 1 traces more often than the others, eagerly and in graphs."""
+    function = tf.function(lambda x: REPLICAS.sum(tf.reduce_sum(x), "again"))
+    sizes = [2, 3, 4] if hvd.rank() == 1 else [2, 2, 2]
+    return [float(function(tf.ones(size))) for size in sizes]
+
+
+def tf_keras_loop():
+    import tf_keras
+
+    model = problem.dense("sgd", "mse")
+    variables = [variable.value for variable in model.trainable_variables]
+    inner = tf_keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.3)
+    optimizer = DistributedOptimizer(inner, replicas=REPLICAS)
+    loss_fn = DistributedLoss("mse", reduction=WEIGHTED, replicas=REPLICAS)
+    for x, y, weight in mine():
+        with tf.GradientTape() as tape:
+            value = loss_fn(y, model(x), weight)
+        gradients = tape.gradient(value, variables)
+        optimizer.apply_gradients(zip(gradients, variables))
+    is_same_class = isinstance(optimizer, tf_keras.optimizers.SGD)
+    return {"weights": problem.flat(variables), "is_same_class": is_same_class}
+
+
+CHECKS = (
+    fit_with_wrappers,
+    fit_with_horovods_own_optimizer,
+    averaging_tape,
+    summing_tape,
+    embeddings,
+    overflow,
+    accumulation,
+    half_precision_gradients,
+    unequal_numbers_of_batches,
+    metric,
+    broadcast,
+    drift,
+    drift_of_horovods_own_optimizer,
+    other_models,
+    refusals,
+    same_names_after_another_trace,
+    tf_keras_loop,
+)
+
+
+def main(folder):
+    hvd.init()
+    results = {}
+    for check in CHECKS:
+        print(f"{hvd.rank()}: {check.__name__}", flush=True)
+        results[check.__name__] = check()
+    for parts in (1, 2):
+        print(f"{hvd.rank()}: prepared {parts}", flush=True)
+        results[f"prepared {parts}"] = fit_prepared(parts)
+    path = pathlib.Path(folder) / f"{hvd.rank()}.json"
+    path.write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
