@@ -106,7 +106,7 @@ class HorovodReplicas(Replicas):
         if in_symbolic_scope() or not self._is_included():  # as in StrategyReplicas
             return local
         return _run_named(
-            _ALL_REDUCE, name, [local], set_id=self._set_id(), op=op, compression="none"
+            _all_reduce, name, [local], set_id=self._set_id(), op=op, compression="none"
         )[0]
 
     def reported(self, value: tf.Tensor) -> tf.Tensor:
@@ -148,7 +148,7 @@ class HorovodReplicas(Replicas):
         elements = [tensor.shape.num_elements() for tensor in tensors]
         size = "" if None in elements else f"_{sum(elements)}"
         return _run_named(
-            _ALL_REDUCE,
+            _all_reduce,
             f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}",
             tensors,
             set_id=self._set_id(),
@@ -158,10 +158,7 @@ class HorovodReplicas(Replicas):
 
     def _gathered(self, local: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         parts = [local.values, local.indices]
-        values, indices = (
-            _run_named(_ALL_GATHER, f"{name}_{kind}", [part], set_id=self._set_id())[0]
-            for part, kind in zip(parts, ("values", "indices"), strict=True)
-        )
+        values, indices = _run_named(_all_gather, name, parts, set_id=self._set_id())
         if self.gradient_op == "average":
             values = values / self.count_as(values.dtype)
         return tf.IndexedSlices(values, indices, local.dense_shape)
@@ -170,7 +167,7 @@ class HorovodReplicas(Replicas):
         """The rows of all processes one after the other, along axis 0."""
         if not self._is_included():
             return local
-        return _run_named(_ALL_GATHER, name, [local], set_id=self._set_id())[0]
+        return _run_named(_all_gather, name, [local], set_id=self._set_id())[0]
 
     def broadcast(
         self, variables: Sequence[Any], *, root_rank: int = 0, name: str = "broadcast"
@@ -178,18 +175,13 @@ class HorovodReplicas(Replicas):
         """Assigns to each variable its value on process `root_rank`."""
         if not self._is_included():
             return
-        for index, variable in enumerate(variables):
-            value = tf.convert_to_tensor(variable)
-            # Horovod has no broadcast of some dtypes, such as bfloat16 and uint32
-            sent = value if value.dtype in _SENT else tf.cast(value, tf.float64)
-            (received,) = _run_named(
-                _BROADCAST,
-                f"{name}_{index}",
-                [sent],
-                set_id=self._set_id(),
-                root_rank=root_rank,
-            )
-            variable.assign(tf.cast(received, value.dtype))
+        values = [tf.convert_to_tensor(variable) for variable in variables]
+        # Horovod has no broadcast of some dtypes, such as bfloat16 and uint32
+        sent = [v if v.dtype in _SENT else tf.cast(v, tf.float64) for v in values]
+        settings = {"set_id": self._set_id(), "root_rank": root_rank}
+        received = _run_named(_broadcast, name, sent, **settings)
+        for variable, value in zip(variables, received, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
 
     def first_rank(self) -> int:
         """The lowest rank of the process set."""
@@ -288,11 +280,10 @@ def _all_reduce(
 def _all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.Tensor]:
     hvd = horovod()
     process_set = hvd.mpi_ops._temp_process_set_object(set_id)
-    return [
-        hvd.allgather(
-            tensors[0], name=name, ignore_name_scope=True, process_set=process_set
-        )
-    ]
+    gather = functools.partial(
+        hvd.allgather, ignore_name_scope=True, process_set=process_set
+    )
+    return [gather(tensor, f"{name}_{i}") for i, tensor in enumerate(tensors)]
 
 
 def _broadcast(
@@ -300,14 +291,12 @@ def _broadcast(
 ) -> list[tf.Tensor]:
     hvd = horovod()
     process_set = hvd.mpi_ops._temp_process_set_object(set_id)
-    return [
-        hvd.broadcast(
-            tensors[0], root_rank, name, ignore_name_scope=True, process_set=process_set
-        )
-    ]
+    send = functools.partial(
+        hvd.broadcast, ignore_name_scope=True, process_set=process_set
+    )
+    return [send(t, root_rank, f"{name}_{i}") for i, t in enumerate(tensors)]
 
 
-_ALL_REDUCE, _ALL_GATHER, _BROADCAST = _all_reduce, _all_gather, _broadcast
 _SENT = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.bool, tf.uint8)
 
 

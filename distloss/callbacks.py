@@ -232,9 +232,8 @@ class DriftGuard(keras.callbacks.Callback):
         everybody = self.replicas.gathered(mine[tf.newaxis], "checksums").numpy()
         at = first_difference(everybody, self.tolerance)
         if at is not None:
-            raise DriftError(
-                _drift_message(self.model, variables[at], everybody[:, at])
-            )
+            sums = everybody[:, at, 0]
+            raise DriftError(_drift_message(self.model, variables[at], sums))
 
 
 def checksums(values: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras.src.utils.tracking import Tracker
 
-from distloss import _denominators, _reduce
+from distloss import _denominators, _reduce, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -64,7 +64,8 @@ class DistributedOptimizer(_KerasOptimizer):
     densely.
 
     Args:
-      optimizer: a `keras.optimizers.Optimizer`, or an identifier such as `"adam"`.
+      optimizer: a `keras.optimizers.Optimizer`, or an identifier such as `"adam"`. An
+        optimizer of tf-keras (Keras 2) gives one of its class, without accumulation.
       replicas: who shares the batch; None means the current strategy's replicas.
       accumulation_steps: batches per update, a positive int.
       loss: the `DistributedLoss` by which the gradients were divided. Needed where
@@ -72,7 +73,7 @@ class DistributedOptimizer(_KerasOptimizer):
 
     Raises:
       ArgumentTypeError: an argument of a wrong type, or `optimizer` is distributed
-        already.
+        already, by distloss or by Horovod.
       ArgumentError: `accumulation_steps` below 1, a `loss` that cannot be accumulated,
         or an optimizer that accumulates by itself (`gradient_accumulation_steps`).
       ContextError: when applied: in cross-replica context of several replicas, or
@@ -92,8 +93,13 @@ class DistributedOptimizer(_KerasOptimizer):
     Reference: README, "The optimizer".
     """
 
-    def __new__(cls, optimizer: Any, **_arguments: Any) -> DistributedOptimizer:
+    def __new__(cls, optimizer: Any, **arguments: Any) -> DistributedOptimizer:
         """An object of a class made for `optimizer`."""
+        _refuse_horovods_own(optimizer)
+        if _tf_keras.is_optimizer(optimizer):
+            steps = _checked_steps(arguments.get("accumulation_steps", 1))
+            replicas = arguments.get("replicas")
+            return _tf_keras.distributed_optimizer(optimizer, replicas, steps)
         keras_class: Any = type(_keras_optimizer(optimizer))
         return object.__new__(_distributed_class(keras_class))
 
@@ -107,7 +113,7 @@ class DistributedOptimizer(_KerasOptimizer):
     ) -> None:
         optimizer = _keras_optimizer(optimizer)
         self.__dict__.update(_state_of(optimizer))
-        for name, inner in _inner_optimizers_of(optimizer).items():
+        for name, inner in _inner_optimizers_of(optimizer, replicas).items():
             setattr(self, name, inner)  # which also tracks it, for checkpoints
         settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
         _check_loss(settings)
@@ -402,10 +408,10 @@ def _state_of(optimizer: Any) -> dict[str, Any]:
 _MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
 
 
-def _inner_optimizers_of(optimizer: Any) -> dict[str, Any]:
+def _inner_optimizers_of(optimizer: Any, replicas: Replicas | None) -> dict[str, Any]:
     """The attributes in which `optimizer` holds others, these distributed."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return {"inner_optimizer": _distributed(optimizer.inner_optimizer)}
+        return {"inner_optimizer": _distributed(optimizer.inner_optimizer, replicas)}
     if not isinstance(optimizer, _MULTI_OPTIMIZER):
         return {}
     chosen = optimizer._optimizer_map
@@ -415,7 +421,7 @@ def _inner_optimizers_of(optimizer: Any) -> dict[str, Any]:
             f"optimizers can be wrapped. Got optimizer_map={chosen!r}. Pass a "
             "keras.optimizers.OptimizerMap."
         )
-    ours = {id(inner): _distributed(inner) for inner in optimizer.optimizers}
+    ours = {id(x): _distributed(x, replicas) for x in optimizer.optimizers}
     by_name = {name: ours[id(inner)] for name, inner in chosen._optimizer_map.items()}
     default = ours[id(chosen.default_optimizer)]
     return {
@@ -424,10 +430,10 @@ def _inner_optimizers_of(optimizer: Any) -> dict[str, Any]:
     }
 
 
-def _distributed(optimizer: Any) -> DistributedOptimizer:
+def _distributed(optimizer: Any, replicas: Replicas | None) -> DistributedOptimizer:
     if isinstance(optimizer, DistributedOptimizer):
         return optimizer
-    return DistributedOptimizer(optimizer)
+    return DistributedOptimizer(optimizer, replicas=replicas)
 
 
 def _is_keras_variable(value: Any) -> bool:
@@ -460,6 +466,19 @@ def _as_gradient(gradient: Any) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.convert_to_tensor(gradient)
+
+
+def _refuse_horovods_own(optimizer: Any) -> None:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(inner, "_allreduce_grads"):
+        raise ArgumentTypeError(
+            "Expected an optimizer that Horovod has not wrapped. Got "
+            f"hvd.DistributedOptimizer ({type(inner).__name__}): with Keras 3 it never "
+            "reduces gradients and says nothing, so that each process trains a model "
+            "of its own (https://github.com/horovod/horovod/issues/4290). Give the "
+            "optimizer inside it to distloss.DistributedOptimizer(optimizer, replicas="
+            "distloss.HorovodReplicas())."
+        )
 
 
 def _keras_optimizer(optimizer: Any) -> Any:

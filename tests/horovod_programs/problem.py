@@ -48,8 +48,10 @@ def batches(spans, arrays=(X, Y, WEIGHT)):
 
 def dense(optimizer, loss, **options):
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
-    model = keras.Sequential([keras.Input((3,)), *layers])
+    hidden = keras.layers.Dense(4, "tanh", name="hidden")
+    # named, for Horovod's own tape takes the names of its collectives from them
+    outer = keras.layers.Dense(1, name="outer")
+    model = keras.Sequential([keras.Input((3,)), hidden, outer], name="dense")
     model.compile(optimizer, loss, **options)
     return model
 
@@ -80,7 +82,9 @@ def two_outputs(optimizer, losses):
     hidden = MeanActivity()(hidden)
     outputs = [keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")]
     model = keras.Model(inner, outputs)
-    model.compile(optimizer, losses, loss_weights=[1.0, 0.5], weighted_metrics=["mae"])
+    metrics = [["mae"], ["mae"]]
+    weights = [1.0, 0.5]
+    model.compile(optimizer, losses, loss_weights=weights, weighted_metrics=metrics)
     return model
 
 
