@@ -183,6 +183,33 @@ class HorovodReplicas(Replicas):
         for variable, value in zip(variables, received, strict=True):
             variable.assign(tf.cast(value, variable.dtype))
 
+    def elastic_state(self, variables: Sequence[Any], values: dict[str, Any]) -> Any:
+        """A `horovod.common.elastic.State` of `variables` and `values`."""
+        horovod()
+        from horovod.common.elastic import ObjectState
+        from horovod.tensorflow.functions import broadcast_object
+
+        replicas = self
+
+        class State(ObjectState):
+            def save(self) -> None:
+                self._kept = [variable.numpy() for variable in variables]
+                super().save()
+
+            def restore(self) -> None:
+                for variable, value in zip(variables, self._kept, strict=True):
+                    variable.assign(value)
+                super().restore()
+
+            def sync(self) -> None:
+                replicas.broadcast(variables, name="elastic_state")
+                super().sync()
+                self.save()
+
+        state = State(broadcast_object, replicas.rank, **values)
+        state.save()
+        return state
+
     def first_rank(self) -> int:
         """The lowest rank of the process set."""
         return int(min(self._found_set().ranks or [0]))

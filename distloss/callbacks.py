@@ -280,3 +280,32 @@ def _drift_message(
         f"variable {variable.path!r}: the sums of its elements are {found}, in the "
         f"order of the ranks. {cause}"
     )
+
+
+def elastic_state(
+    model: keras.Model, *, replicas: HorovodReplicas | None = None, **values: Any
+) -> Any:
+    """What an elastic Horovod job keeps when processes come and go.
+
+    The weights and optimizer variables of `model`, and `values`: give it to a function
+    under `hvd.elastic.run`, and call its `commit()` after each batch or so.
+
+    Args:
+      model: a compiled model with weights.
+      replicas: the processes; None means all of Horovod's.
+      values: picklable values, such as `epoch=0`, attributes of the state from then on.
+
+    Returns:
+      a `horovod.common.elastic.State`.
+
+    Raises:
+      ContextError: the model has no weights yet.
+      HorovodMissingError: Horovod is not installed.
+
+    Example:
+      >>> from distloss.callbacks import elastic_state
+      >>> # state = elastic_state(model, epoch=0); hvd.elastic.run(train)(state)
+
+    Reference: `hvd.elastic.TensorFlowKerasState`, which fails on Keras 3.
+    """
+    return (replicas or HorovodReplicas()).elastic_state(state_of(model), values)

@@ -1,5 +1,6 @@
 """Horovod: processes that share a batch unevenly train as one process on all of it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -277,6 +278,65 @@ def test_losses_in_another_order_are_reported_by_name():
     assert ended.returncode != 0, printed
     assert "not noticed" not in printed
     assert re.search("distloss_HorovodAllreduce_.*_of_MeanSquaredError", printed)
+
+
+def sizes_seen(folder):
+    log = folder / "log"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return [int(line.split()[1]) for line in lines]
+
+
+def wait_for(job, condition, seconds=200):
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert job.poll() is None, "the job ended by itself"
+        assert time.monotonic() < stop, "the job did not get there in time"
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def elastic_job(folder):
+    """The running job, on as many processes as the file `hosts` in `folder` says."""
+    discover = folder / "discover"
+    discover.write_text(f"#!/bin/sh\ncat {folder / 'hosts'}\n")
+    discover.chmod(0o755)
+    runner = pathlib.Path(sys.executable).parent / "horovodrun"
+    options = f"-np 2 --min-np 1 --max-np 3 --host-discovery-script {discover}"
+    command = [runner, *options.split(), sys.executable, PROGRAMS / "elastic.py"]
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with (folder / "output").open("w") as output:
+        job = subprocess.Popen(
+            [*command, folder], stdout=output, stderr=output, env=quiet
+        )
+    try:
+        yield job
+    finally:
+        job.terminate()
+        job.wait(60)
+
+
+def test_processes_that_come_and_go_train_as_one(tmp_path):
+    """2 processes, then 3, then 2: each step is that of its whole batch."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost:2\n")
+    with elastic_job(tmp_path) as job:
+        wait_for(job, lambda: len(sizes_seen(tmp_path)) > 3)
+        hosts.write_text("localhost:3\n")
+        wait_for(job, lambda: 3 in sizes_seen(tmp_path)[:-3])
+        hosts.write_text("localhost:2\n")
+        wait_for(job, lambda: sizes_seen(tmp_path)[-3:] == [2, 2, 2])
+        (tmp_path / "done").touch()
+        job.wait(60)
+    steps, traces, *weights = (tmp_path / "result").read_text().split()
+
+    model = problem.dense(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    for step in range(int(steps)):
+        rows = problem.elastic_batch(step)
+        weight = problem.WEIGHT[rows] / problem.WEIGHT[rows].mean()
+        model.train_on_batch(problem.X[rows], problem.Y[rows], sample_weight=weight)
+    wanted = problem.flat(model.weights)
+    np.testing.assert_allclose([*map(float, weights)], wanted, rtol=0, atol=5e-5)
+    assert traces == "1"
 
 
 def test_the_example_finds_what_it_claims():
