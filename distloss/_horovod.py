@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 import re
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -294,8 +295,10 @@ def _all_reduce(
     tensors: list[tf.Tensor], name: str, *, set_id: int, op: str, compression: str
 ) -> list[tf.Tensor]:
     hvd = horovod()
+    sizes = [tensor.shape.num_elements() or sys.maxsize for tensor in tensors]
+    smallest = sizes.index(min(sizes))  # one that varies keeps the group from folding
     return hvd.grouped_allreduce(
-        tensors,
+        [_not_constant(t) if i == smallest else t for i, t in enumerate(tensors)],
         op=getattr(hvd, op),
         name=name,
         ignore_name_scope=True,
@@ -310,7 +313,7 @@ def _all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.
     gather = functools.partial(
         hvd.allgather, ignore_name_scope=True, process_set=process_set
     )
-    return [gather(tensor, f"{name}_{i}") for i, tensor in enumerate(tensors)]
+    return [gather(_not_constant(t), f"{name}_{i}") for i, t in enumerate(tensors)]
 
 
 def _broadcast(
@@ -343,6 +346,17 @@ def _run_named(
         key = tuple(sorted(settings.items()))
         return _function_of(collective, f"{name}_eager", key)(tensors)
     return collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
+
+
+def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
+    """`tensor`, computed when the graph runs.
+
+    TensorFlow runs operations of constants while it improves a graph, and keeps what
+    came out: Horovod's collectives among them, which do not say that they are stateful.
+    https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
+    """
+    zero = tf.minimum(horovod().size_op(), 0)  # which is stateful
+    return tensor + tf.cast(zero, tensor.dtype)
 
 
 @functools.cache

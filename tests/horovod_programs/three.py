@@ -268,6 +268,17 @@ def tf_keras_loop():
     return {"weights": problem.flat(variables), "is_same_class": is_same_class}
 
 
+def sum_of_a_constant():
+    """Whether it is taken whenever the function runs; the last check."""
+    function = tf.function(lambda: REPLICAS.sum(tf.constant(2.0), "constant"))
+    first = float(function())
+    hvd.shutdown()
+    try:
+        return [first, float(function())]
+    except tf.errors.OpError:
+        return [first, "not initialized"]
+
+
 def prepared_whole():
     return fit_prepared(1)
 
@@ -296,6 +307,7 @@ CHECKS = (
     refusals,
     same_names_after_another_trace,
     tf_keras_loop,
+    sum_of_a_constant,
 )
 
 
