@@ -38,3 +38,7 @@ class ContextError(DistlossError, RuntimeError):
 
 class BackendError(DistlossError, ImportError):
     """Keras runs on a backend other than TensorFlow."""
+
+
+class AuditError(DistlossError, RuntimeError):
+    """A training step could not be checked."""
