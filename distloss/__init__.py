@@ -15,8 +15,10 @@ import wrapt
 from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
+    from distloss._audit import audit
     from distloss._prepare import prepare
     from distloss._reduce import mean_share, regularization_share
+    from distloss._report import Report
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
     from distloss.optimizers import DistributedOptimizer
@@ -28,7 +30,9 @@ __all__ = [
     "DistributedOptimizer",
     "GlobalMean",
     "OneDevice",
+    "Report",
     "StrategyReplicas",
+    "audit",
     "mean_share",
     "prepare",
     "regularization_share",
@@ -39,7 +43,9 @@ _HOME = {
     "DistributedOptimizer": "distloss.optimizers",
     "GlobalMean": "distloss.metrics",
     "OneDevice": "distloss.replicas",
+    "Report": "distloss._report",
     "StrategyReplicas": "distloss.replicas",
+    "audit": "distloss._audit",
     "mean_share": "distloss._reduce",
     "prepare": "distloss._prepare",
     "regularization_share": "distloss._reduce",

@@ -106,7 +106,7 @@ class Server:
         self._build = load(self._settings["target"])
 
     def build(self) -> Any:
-        """Calls the user's build()."""
+        """Calls the build function of the user."""
         return self._trainee.build(self._build)
 
     def answer(self, question: dict[str, Any]) -> Any:
@@ -133,10 +133,32 @@ def _error(error: BaseException) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serves until the pipe is closed."""
-    settings = json.loads(sys.argv[2])
+    """Serves until the socket is closed; several configurations from forks."""
+    every = json.loads(sys.argv[1])
+    if len(every) == 1:
+        serve(every[0])
+        return
+    importlib.import_module("distloss._measure")  # loads TensorFlow once for all
+    forks: dict[int, str] = {}
+    for settings in every:
+        fork = os.fork()
+        if fork == 0:
+            log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            serve(settings)
+            os._exit(0)
+        forks[fork] = settings["ended"]
+    while forks:
+        fork, status = os.wait()
+        text = str(os.waitstatus_to_exitcode(status))
+        pathlib.Path(forks.pop(fork)).write_text(text)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Answers questions until the socket is closed."""
     settings["rank"] = _rank()
-    line = Line(sys.argv[1], {"rank": settings["rank"] or 0})
+    line = Line(settings["socket"], {"rank": settings["rank"] or 0})
     server = Server(settings)
     while True:
         question = line.question()

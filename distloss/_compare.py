@@ -51,7 +51,9 @@ class Facts:
     def slices(self) -> list[slice]:
         """Where in a vector each variable is."""
         ends = np.cumsum(self.sizes)
-        return [slice(int(e - n), int(e)) for e, n in zip(ends, self.sizes, strict=True)]
+        return [
+            slice(int(e - n), int(e)) for e, n in zip(ends, self.sizes, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ def norm(vector: Vector) -> float:
 
 
 def scale_of(vector: Vector, reference: Vector) -> float:
-    """alpha."""
+    """Alpha."""
     squared = norm(reference) ** 2
     return float(np.dot(vector, reference) / squared) if squared else float("nan")
 
 
 def residual_of(vector: Vector, reference: Vector) -> float:
-    """rho."""
+    """Rho."""
     size = norm(vector)
     if not size:
         return 0.0

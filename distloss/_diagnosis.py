@@ -1,7 +1,7 @@
 """From measurements to causes. Knows no TensorFlow: it asks for probes, and judges.
 
-Nothing is guessed: a cause is named when a probe shows it, and what no probe explains is
-a finding of its own, `unexplained`.
+Nothing is guessed: a cause is named when a probe shows it, and what no probe explains
+is a finding of its own, `unexplained`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Diagnosis:
         if self.findings and not self.patient():
             self._skip("other probes", "the cause is certain, and a step takes seconds")
             return
+        self._run_others(even, difference)
+
+    def _run_others(self, even: Probe, difference: Difference) -> None:
         checks = [self._uneven, self._empty, self._clip, self._overflow]
         for check in checks:
             self._try(check, difference.agrees)
@@ -147,28 +150,21 @@ class Diagnosis:
             self._explain_term(probe, difference, "")
 
     def _terms(self, probe: Probe) -> Iterator[tuple[str, Probe]]:
-        """The probe with one term of the loss at a time; nothing if there is but one."""
+        """The probe with one term of the loss at a time; nothing if there is one."""
         terms, outputs = self._facts.terms, self._facts.outputs
-        none = tuple(0.0 for _ in outputs)
-        off = dataclasses.replace(probe, added=0.0, regularizers=0.0)
         if not terms and len(outputs) < 2:
             return
+        off = dataclasses.replace(probe, added=0.0, regularizers=0.0)
         for i, name in enumerate(outputs):
             only = tuple(float(i == j) for j in range(len(outputs)))
             yield f"output {name}", dataclasses.replace(off, outputs=only)
-        if not outputs and self._facts.is_keras:
-            yield "compiled loss", off
-        elif not outputs:
+        if not outputs:
             yield "loss of the data", off
-        if outputs or self._facts.is_keras:
-            nothing = self._without_data(off, none)
-            if nothing is not None and "added" in terms:
-                yield "add_loss", dataclasses.replace(nothing, added=1.0)
-            if nothing is not None and "regularizers" in terms:
-                yield "regularizers", dataclasses.replace(nothing, regularizers=1.0)
-
-    def _without_data(self, off: Probe, none: tuple[float, ...]) -> Probe | None:
-        return dataclasses.replace(off, outputs=none or (0.0,))
+        if self._facts.is_keras:  # else the loss of the data has no switch
+            nothing = dataclasses.replace(off, outputs=(0.0,) * max(1, len(outputs)))
+            for name in terms:
+                alone: Any = {name: 1.0}
+                yield name, dataclasses.replace(nothing, **alone)
 
     def _explain_term(self, probe: Probe, difference: Difference, term: str) -> None:
         if not difference.finite:
@@ -296,8 +292,8 @@ class Diagnosis:
         shown = ", ".join(f"{f:.3g}" for f in given)
         wanted = ", ".join(f"{f:.3g}" for f in right)
         evidence = (
-            f"{probe.name}: the means of the replicas count {shown}; in the mean of the "
-            f"whole batch they count {wanted}"
+            f"{probe.name}: the means of the replicas count {shown}; in the mean of "
+            f"the whole batch they count {wanted}"
         )
         self._find(cause, difference, evidence, term=term)
         return True
@@ -322,7 +318,9 @@ class Diagnosis:
 
     def _empty(self, even_agrees: bool) -> None:
         n = self.replicas
-        _, difference = self._measure(_probes.empty(self._facts.rows, n, self._facts.calls))
+        _, difference = self._measure(
+            _probes.empty(self._facts.rows, n, self._facts.calls)
+        )
         if not difference.finite:
             self._find(
                 "empty-replica",
@@ -381,11 +379,15 @@ class Diagnosis:
         bounds = even.micro[0]
         for replica in (self.replicas - 1, 0):
             row = bounds[replica][0]
-            probe = dataclasses.replace(even, name="overflow", infinite_row=row, clip=1.0)
+            probe = dataclasses.replace(
+                even, name="overflow", infinite_row=row, clip=1.0
+            )
             one = self._look(1, probe.on_one())
             if one.moved:
                 if self._facts.loss_scale:
-                    self._skip("overflow", "an infinite input made no infinite gradient")
+                    self._skip(
+                        "overflow", "an infinite input made no infinite gradient"
+                    )
                 return
             seen = self._look(self.replicas, probe)
             if seen.moved or not seen.finite:

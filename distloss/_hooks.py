@@ -153,7 +153,7 @@ class Switches:
         self.clips: list[dict[str, float]] = []
         self._thread = threading.local()
 
-    def set(
+    def put(
         self, clip: float, added: float, regularizers: float, outputs: Sequence[float]
     ) -> None:
         """Turns them off and on."""

@@ -64,8 +64,9 @@ _DOING = {
 class Child:
     """One configuration: one process, or one for each Horovod rank."""
 
-    def __init__(self, replicas: int, process: Any, log: pathlib.Path) -> None:
-        self.replicas, self.process, self._log = replicas, process, log
+    def __init__(self, replicas: int, process: Any, own: dict[str, Any]) -> None:
+        self.replicas, self.process = replicas, process
+        self._log, self._end = pathlib.Path(own["log"]), pathlib.Path(own["ended"])
         self.sockets: list[Any] = []
         self._buffers: list[bytes] = []
         self.limits = Limits()
@@ -147,15 +148,23 @@ class Child:
         return f"{self._doing()} raised {kind}: {message}{at}"
 
     def _ended(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(3)
-        code = self.process.poll()
-        how = f"exit code {code}"
+        code = self._code()
+        how = "how is not known" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             how = f"signal {signal.Signals(-code).name}"
         said = self.last_words()
         tail = f" It said last: {said}" if said else ""
         return f"{self._doing()} ended its process ({how}).{tail}"
+
+    def _code(self) -> int | None:
+        """How the process ended; a fork's parent needs a moment to say so."""
+        for _ in range(30):
+            if self._end.exists() and self._end.read_text():
+                return int(self._end.read_text())
+            if self.process.poll() is not None:
+                return int(self.process.poll())
+            time.sleep(0.1)
+        return None
 
     def last_words(self) -> str:
         """The end of what it printed."""
@@ -197,47 +206,60 @@ def children(
     counts: Sequence[int], settings: dict[str, Any], engine: str
 ) -> Iterator[dict[int, Child]]:
     """A child for each number of replicas; all are ended afterwards, come what may."""
-    folder = pathlib.Path(settings["folder"])
-    started: dict[int, Child] = {}
-    listeners: list[socket.socket] = []
-    with _interrupted_by_sigterm():
-        try:
-            for count in counts:
-                listener, path = _listener(folder, count)
-                listeners.append(listener)
-                started[count] = _started(count, path, settings, engine)
-            for listener, (count, child) in zip(
-                listeners, started.items(), strict=True
-            ):
-                child.connect(listener, count if engine == "horovod" else 1)
-            yield started
-        finally:
-            for child in started.values():
-                child.stop()
-            for listener in listeners:
-                listener.close()
+    with _interrupted_by_sigterm(), contextlib.ExitStack() as stack:
+        listeners = {n: _listener(settings, n, stack) for n in counts}
+        every = [_own_settings(settings, n) for n in counts]
+        started: dict[int, Child] = {}
+        stack.callback(_stop, started)
+        if engine == "horovod":
+            for count, own in zip(counts, every, strict=True):
+                command = [_horovodrun(), "-np", str(count), "-H", f"localhost:{count}"]
+                process = _process([*command, *_python([own])], own["log"], settings)
+                started[count] = Child(count, process, own)
+        else:
+            log = str(pathlib.Path(settings["folder"]) / "log")
+            process = _process(_python(every), log, settings)
+            for count, own in zip(counts, every, strict=True):
+                started[count] = Child(count, process, own)
+        for count, child in started.items():
+            child.connect(listeners[count], count if engine == "horovod" else 1)
+        yield started
 
 
-def _listener(folder: pathlib.Path, count: int) -> tuple[socket.socket, str]:
-    path = str(folder / f"s{count}")
+def _stop(started: dict[int, Child]) -> None:
+    for child in started.values():
+        child.stop()
+
+
+def _listener(
+    settings: dict[str, Any], count: int, stack: contextlib.ExitStack
+) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen()
-    return listener, path
+    stack.callback(listener.close)
+    listener.bind(_own_settings(settings, count)["socket"])
+    listener.listen(count)
+    return listener
 
 
-def _started(
-    count: int, path: str, settings: dict[str, Any], engine: str
-) -> Child:
+def _own_settings(settings: dict[str, Any], count: int) -> dict[str, Any]:
     folder = pathlib.Path(settings["folder"]) / f"on{count}"
-    folder.mkdir()
-    own = json.dumps(settings | {"replicas": count, "folder": str(folder)})
-    command = [sys.executable, "-m", "distloss._child", path, own]
-    if engine == "horovod":
-        command = [_horovodrun(), "-np", str(count), "-H", f"localhost:{count}"] + command
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    folder.mkdir(exist_ok=True)
+    return settings | {
+        "replicas": count,
+        "folder": str(folder),
+        "socket": str(folder / "s"),
+        "log": str(folder / "log"),
+        "ended": str(folder / "ended"),
+    }
+
+
+def _python(every: list[dict[str, Any]]) -> list[str]:
+    return [sys.executable, "-m", "distloss._child", json.dumps(every)]
+
+
+def _process(command: list[str], log: str, settings: dict[str, Any]) -> Any:
+    with open(log, "ab") as output:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -245,7 +267,6 @@ def _started(
             env=_environment(settings),
             start_new_session=True,
         )
-    return Child(count, process, log)
 
 
 def _horovodrun() -> str:

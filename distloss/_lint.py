@@ -48,8 +48,8 @@ class Calls:
         value = None if weight is None else tf.get_static_value(weight)
         if value is not None and getattr(value, "ndim", 0) == 0 and float(value) > 1:
             self._found["batch-size-as-weight"] = (
-                f"tf.nn.compute_average_loss got {float(value):g} as sample_weight, its "
-                "second argument"
+                f"tf.nn.compute_average_loss got {float(value):g} as sample_weight, "
+                "its second argument"
             )
 
     def look_at(self, graph: Any, batch: Any) -> None:
@@ -68,8 +68,8 @@ class Calls:
         names = [_source(tensor.op) for tensor in product.inputs]
         if any(name in self._weights for name in names):
             self._found["weights-divided-by-rows"] = (
-                f"reduce_mean(loss * sample_weight) ({mean.name}) divides by the number "
-                "of rows, not by the sum of weights"
+                f"reduce_mean(loss * sample_weight) ({mean.name}) divides by the "
+                "number of rows, not by the sum of weights"
             )
 
     def _look_at_division(self, division: Any) -> None:
@@ -104,4 +104,3 @@ def _source(operation: Any) -> str:
     while operation.type in _TRANSPARENT:
         operation = operation.inputs[0].op
     return operation.name if operation.type == "Placeholder" else ""
-

@@ -31,7 +31,7 @@ class Place:
         found = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(found) < replicas:
             raise AuditError(
-                f"Expected {replicas} devices. Got {len(found)} {kind} devices: {found}."
+                f"Expected {replicas} {kind} devices. Got {len(found)}: {found}."
             )
         # Ring collectives of several strategies in one process collide; these do not.
         self.strategy = tf.distribute.MirroredStrategy(
@@ -285,7 +285,7 @@ class Trainee:
         """Restores the state, makes the steps of one probe, and says what was seen."""
         self._restore()
         self.switches.batch_norm = probe["batch_norm"]
-        self.switches.set(
+        self.switches.put(
             probe["clip"], probe["added"], probe["regularizers"], probe["outputs"]
         )
         self._recorder.clear()
@@ -484,9 +484,11 @@ def _checked_batch(batch: Any, replicas: int) -> Any:
             f"Got {min(rows)} rows. Return a larger batch, or ask for fewer replicas."
         )
     return tf.nest.map_structure(
-        lambda leaf: leaf.astype(keras.config.floatx())
-        if leaf.dtype == np.float64 and keras.config.floatx() == "float32"
-        else leaf,
+        lambda leaf: (
+            leaf.astype(keras.config.floatx())
+            if leaf.dtype == np.float64 and keras.config.floatx() == "float32"
+            else leaf
+        ),
         batch,
     )
 

@@ -88,7 +88,7 @@ class OneDevice:
                 return calls
         raise AuditError(
             "Expected train_step to change trainable_variables. Got no change in "
-            f"{MOST_CALLS} calls. Does it apply an update, with a learning rate above 0?"
+            f"{MOST_CALLS} calls. Does it apply an update, at a rate above 0?"
         )
 
     def _check_gradient(self, seen: Seen) -> None:
@@ -115,7 +115,9 @@ class OneDevice:
             return
         if self._facts.calls > 1:
             return  # another order puts other rows into each call
-        turned = dataclasses.replace(repeated, order=tuple(reversed(repeated.order or ())))
+        turned = dataclasses.replace(
+            repeated, order=tuple(reversed(repeated.order or ()))
+        )
         other = self._seen(turned)
         limit = 10 * self._facts.tolerance
         for i, part in enumerate(self._facts.slices()):
@@ -191,4 +193,3 @@ class OneDevice:
         return Finding(
             cause, 1, scale, 0.0, self._facts.names, explanation, remedy, (evidence,)
         )
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def proportional(rows: int, shares: Sequence[int]) -> list[int]:
     for i in range(len(shares)):
         edge = round(rows * sum(shares[: i + 1]) / total)
         edges.append(min(max(edge, edges[-1] + 1), rows - (len(shares) - 1 - i)))
-    return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(edges)]
 
 
 def whole(rows: int, calls: int) -> Probe:

@@ -64,7 +64,10 @@ def _of_address(address: str) -> dict[str, Any]:
 
 
 def _of_function(build: Any, folder: pathlib.Path) -> dict[str, Any]:
-    module, name = getattr(build, "__module__", None), getattr(build, "__qualname__", "")
+    module, name = (
+        getattr(build, "__module__", None),
+        getattr(build, "__qualname__", ""),
+    )
     found: Any = sys.modules.get(module or "")
     for part in name.split("."):
         found = getattr(found, part, None)

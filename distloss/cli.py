@@ -30,10 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distloss._errors import DistlossError
 
     try:
-        from distloss import _render
-
-        render = _render.renderer(arguments.format, arguments.output)
-        return _audited(arguments, render)
+        return _audited(arguments)
     except DistlossError as error:
         print(f"distloss: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -97,10 +94,12 @@ def _counts(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _audited(arguments: argparse.Namespace, render: object) -> int:
+def _audited(arguments: argparse.Namespace) -> int:
     from distloss import _render
-    from distloss.audit import audit
+    from distloss._audit import audit
 
+    _render.check_installed(arguments.format)
+    _check_folder(arguments.output)
     with _render.progress() as progress:
         report = audit(
             arguments.build,
@@ -110,8 +109,19 @@ def _audited(arguments: argparse.Namespace, render: object) -> int:
             timeout=arguments.timeout,
             progress=progress,
         )
-    _write(_render.rendered(report, arguments.format), arguments.output)
+    colours = arguments.output is None and sys.stdout.isatty()
+    text = _render.rendered(report, arguments.format, colours=colours)
+    _write(text, arguments.output)
     return _code(report)
+
+
+def _check_folder(path: pathlib.Path | None) -> None:
+    from distloss._errors import ArgumentError
+
+    if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
+        raise ArgumentError(
+            f"Expected --output to be a file in a folder that exists. Got {path}."
+        )
 
 
 def _code(report: Report) -> int:

@@ -15,7 +15,13 @@ FLOORS = (
     {"_reduce"},
     {"losses", "metrics", "microbatches", "optimizers"},
     {"_prepare"},
-    {"__init__"},
+    {"_causes", "_hooks", "_lint", "_launch", "_probes", "_report", "_target"},
+    {"_compare", "_measure", "_words"},
+    {"_child", "_diagnosis", "_html", "_text"},
+    {"_one_device", "_render"},
+    {"_audit"},
+    {"cli", "pytest_plugin"},
+    {"__init__", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distloss import _launch, _one_device, _probes
-from distloss._compare import Facts, Ruler, Seen, norm
+from distloss import _launch, _one_device
+from distloss._compare import Facts, Seen, norm
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 from distloss._probes import Probe
@@ -32,7 +31,7 @@ SLOW = 2.0  # seconds per step, from which on only what decides is probed
 BUDGET = 150.0  # seconds, after which no probe begins that is not needed
 
 
-def audit(
+def audit(  # noqa: PLR0913
     build: Callable[[], Any] | str,
     *,
     replicas: Sequence[int] = (1, 2, 4),
@@ -72,10 +71,11 @@ def audit(
 
     Example:
       >>> from distloss import audit
-      >>> audit("nowhere.py:build")
-      Traceback (most recent call last):
-        ...
-      distloss._errors.ArgumentError: Expected a Python file. Got nowhere.py, which is not there.
+      >>> try:
+      ...     audit("nowhere.py:build")
+      ... except ValueError as error:
+      ...     print(error)
+      Expected a Python file. Got nowhere.py, which is not there.
     """
     if os.environ.get("DISTLOSS_AUDIT") == "child":
         raise AuditError(
@@ -209,7 +209,8 @@ class _Session:
             self._skipped.append(
                 Skipped(
                     "tracing",
-                    f"the step ran eagerly, since it has no graph: {said['eager_because']}",
+                    "the step ran eagerly, since it cannot be a graph: "
+                    f"{said['eager_because']}",
                 )
             )
         return Facts(
@@ -321,7 +322,7 @@ def _as_seen(answers: list[dict[str, Any]]) -> Seen:
     gradients = [np.load(answer["path"]) for answer in answers]
     spread = max(answer["spread"] for answer in answers)
     size = norm(gradients[0])
-    for answer, gradient in zip(answers[1:], gradients[1:], strict=True):
+    for gradient in gradients[1:]:
         apart = norm(gradient - gradients[0])
         if not np.array_equal(gradient, gradients[0], equal_nan=True):
             spread = max(spread, apart / max(size, norm(gradient)))
@@ -337,5 +338,3 @@ def _as_seen(answers: list[dict[str, Any]]) -> Seen:
         answers[0]["size"],
         max(answer["seconds"] for answer in answers),
     )
-
-
