@@ -274,19 +274,22 @@ class _Session:
         facts = one.calibrate(patient=self._patient)
         findings, skipped = list(one.findings), self._skipped + one.skipped
         measured: list[Measured] = []
-        ran = [1]
+        ran, failures = [1], []
         for count in sorted(set(self._children) - {1}):
             diagnosis = Diagnosis(count, self.look, one.ruler())
             diagnosis.patient = self._patient
             diagnosis.run()
-            if diagnosis.measured:
+            if diagnosis.failure:
+                failures.append(diagnosis.failure)
+            else:
                 ran.append(count)
             findings += diagnosis.findings
             skipped += diagnosis.skipped
             measured += diagnosis.measured
         one.check_after(findings)
         findings += one.late
-        self._check_something_ran(ran, findings, skipped)
+        if failures and not findings:
+            raise AuditError(failures[0])
         return Report(
             self._target.name,
             engine,
@@ -299,18 +302,6 @@ class _Session:
 
     def _patient(self) -> bool:
         return max(self._seconds.values(), default=0.0) < SLOW
-
-    def _check_something_ran(
-        self, ran: list[int], findings: list[Finding], skipped: list[Skipped]
-    ) -> None:
-        missing = [n for n in self._children if n not in ran]
-        if not missing or findings:
-            return
-        why = [self._failed.get(n, "") for n in missing]
-        texts = [text for text in why if text] or [
-            f"{one.check}: {one.why}" for one in skipped
-        ]
-        raise AuditError(texts[0])
 
 
 def _without_repeats(skipped: list[Skipped]) -> list[Skipped]:

@@ -40,6 +40,7 @@ class Diagnosis:
         self.replicas, self._look, self._ruler = replicas, look, ruler
         self._facts: Facts = ruler.facts
         self.patient: Callable[[], bool] = lambda: True
+        self.failure = ""
         self.findings: list[Finding] = []
         self.skipped: list[Skipped] = []
         self.measured: list[Measured] = []
@@ -50,7 +51,8 @@ class Diagnosis:
         try:
             seen, difference = self._measure(even)
         except NotRun as error:
-            self._skip("even split", str(error))
+            self.failure = str(error)
+            self._skip("even split", self.failure)
             return
         if seen.spread > self._ruler.facts.tolerance:
             self._not_reduced(seen, difference)
@@ -318,7 +320,7 @@ class Diagnosis:
 
     def _empty(self, even_agrees: bool) -> None:
         n = self.replicas
-        _, difference = self._measure(
+        seen, difference = self._measure(
             _probes.empty(self._facts.rows, n, self._facts.calls)
         )
         if not difference.finite:
@@ -326,6 +328,13 @@ class Diagnosis:
                 "empty-replica",
                 difference,
                 f"{n - 1} of {n} replicas with rows: the gradient is not finite",
+            )
+        elif even_agrees and not np.isfinite(seen.loss).all():
+            self._find(
+                "empty-replica",
+                dataclasses.replace(difference, wrong=()),
+                f"{n - 1} of {n} replicas with rows: the loss that the step returns is "
+                "not finite on one of them",
             )
         elif even_agrees and not difference.agrees:
             self._scaled_by_empty(difference)

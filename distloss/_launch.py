@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import select
 import shutil
 import signal
@@ -51,6 +52,9 @@ class Limits:
         """The limit of one question."""
         return getattr(self, name, self.run)
 
+
+# What it logs by itself on any machine.
+_OF_TENSORFLOW = re.compile(r"[EIW]0000 |WARNING: All log messages|To enable the follo")
 
 _DOING = {
     "start": "loading TensorFlow",
@@ -171,6 +175,7 @@ class Child:
         if not self._log.exists():
             return ""
         lines = self._log.read_text(errors="replace").strip().splitlines()
+        lines = [line for line in lines if not _OF_TENSORFLOW.match(line)]
         return _printable(" / ".join(lines[-2:]))[-300:]
 
     def stop(self) -> None:
@@ -193,6 +198,8 @@ class ChildError(AuditError):
 
 
 def _first_lines(message: str) -> str:
+    # TensorFlow puts what is wrong after the node where it was found.
+    message = message.rpartition("\nNode: ")[2]
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return _printable(" ".join(lines[:3]))[:600]
 

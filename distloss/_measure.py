@@ -345,7 +345,10 @@ class Trainee:
 
     def _reported(self, outputs: Any) -> list[float]:
         if self._is_keras:
-            logs = self.model._get_metrics_result_or_logs(outputs)
+            logs = outputs
+            tracker = getattr(self.model, "_loss_tracker", None)
+            if tracker is not None and float(np.asarray(tracker.count)) > 0:
+                logs = self.model._get_metrics_result_or_logs(outputs)
             return _number(logs.get("loss") if isinstance(logs, dict) else logs)
         local = self._place.strategy.experimental_local_results
         if isinstance(outputs, dict):
