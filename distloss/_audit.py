@@ -20,7 +20,7 @@ from distloss._compare import Facts, Seen, norm
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 from distloss._probes import Probe
-from distloss._report import Finding, Measured, Report, Skipped
+from distloss._report import Measured, Report, Skipped
 from distloss._target import Target, target_of
 
 Engine = Literal["strategy", "horovod"]
@@ -218,6 +218,7 @@ class _Session:
             sizes=tuple(int(np.prod(shape)) for shape in said["shapes"]),
             eps=said["eps"],
             rows=rows,
+            tapes=max(1, said["tapes"]),
             terms=tuple(sorted(found & {"added", "regularizers"})),
             clip="clip" in found,
             clip_settings=said["clips"][0] if said["clips"] else None,
@@ -278,6 +279,7 @@ class _Session:
         for count in sorted(set(self._children) - {1}):
             diagnosis = Diagnosis(count, self.look, one.ruler())
             diagnosis.patient = self._patient
+            diagnosis.accumulates = one.accumulates
             diagnosis.run()
             if diagnosis.failure:
                 failures.append(diagnosis.failure)

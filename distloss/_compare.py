@@ -21,6 +21,7 @@ class Facts:
       eps: of the coarsest dtype in which gradients are computed.
       rows: of the batch.
       calls: how many calls of the step make one update.
+      tapes: how many gradients one replica takes in one call, as far as known.
       terms: what the loss consists of: "added", "regularizers", "output NAME".
       clip: whether gradients are clipped.
       clip_settings: the optimizer's, where it is the optimizer that clips.
@@ -35,6 +36,7 @@ class Facts:
     eps: float
     rows: int
     calls: int = 1
+    tapes: int = 1
     terms: tuple[str, ...] = ()
     clip: bool = False
     clip_settings: dict[str, float] | None = None

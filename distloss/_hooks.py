@@ -150,6 +150,7 @@ class Switches:
         self.active = False
         self.batch_norm = "frozen"
         self.found: set[str] = set()
+        self.tapes = 0  # gradients that one replica takes in one step
         self.clips: list[dict[str, float]] = []
         self._thread = threading.local()
 
@@ -170,9 +171,25 @@ class Switches:
 
     def patch(self) -> None:
         """Puts the switches in."""
+        self._patch_tapes()
         self._patch_clipping()
         self._patch_terms()
         self._patch_batch_norm()
+
+    def restart(self) -> None:
+        """At the beginning of a step on one replica."""
+        self._thread.tapes = 0
+
+    def _patch_tapes(self) -> None:
+        original = tf.GradientTape.gradient
+
+        def gradient(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.active:
+                self._thread.tapes = getattr(self._thread, "tapes", 0) + 1
+                self.tapes = max(self.tapes, self._thread.tapes)
+            return original(this, *args, **kwargs)
+
+        tf.GradientTape.gradient = _plain(gradient)
 
     def _patch_clipping(self) -> None:
         keras_clip = BaseOptimizer._clip_gradients

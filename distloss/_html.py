@@ -113,6 +113,10 @@ def _plot_scales(axes: Any, counts: list[int], even: Any) -> None:
     axes.set(xscale="log", yscale="log", xlabel="replicas N", ylabel="scale")
     axes.set_title("Scale of each variable's gradient, even split", fontsize=10)
     axes.set_xticks(ends, [str(n) for n in ends])
+    axes.set_yticks(
+        [1 / n for n in counts] + ends,
+        [f"1/{n}" for n in counts] + [str(n) for n in ends],
+    )
     axes.minorticks_off()
     axes.legend(title="lines", fontsize=8)
 

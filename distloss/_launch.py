@@ -201,6 +201,8 @@ def _first_lines(message: str) -> str:
     # TensorFlow puts what is wrong after the node where it was found.
     message = message.rpartition("\nNode: ")[2]
     lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if message.lstrip().startswith("in user code"):  # AutoGraph's: the cause is last
+        return _printable(" ".join(lines[-3:]))[:600]
     return _printable(" ".join(lines[:3]))[:600]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,9 @@ class Place:
 
     def __init__(self, replicas: int, devices: str, rank: int | None = None) -> None:
         self.replicas, self.rank = replicas, rank
+        self.strategy: Any = None
         if rank is not None:
-            self.strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+            importlib.import_module("horovod.tensorflow").init()
             return
         kind = "GPU" if devices == "gpu" else "CPU"
         if kind == "CPU":
@@ -37,6 +39,26 @@ class Place:
         self.strategy = tf.distribute.MirroredStrategy(
             found[:replicas], cross_device_ops=tf.distribute.ReductionToOneDevice()
         )
+
+    def scope(self) -> Any:
+        """Where models are built."""
+        return (
+            contextlib.nullcontext()
+            if self.rank is not None
+            else (self.strategy.scope())
+        )
+
+    def run(self, function: Callable[[Any], Any], bounds: Any) -> Any:
+        """`function` on each replica of this process."""
+        if self.rank is not None:
+            return function(bounds)
+        return self.strategy.run(function, args=(bounds,))
+
+    def local_results(self, outputs: Any) -> Any:
+        """What each replica of this process returned."""
+        if self.rank is not None:
+            return [outputs]
+        return self.strategy.experimental_local_results(outputs)
 
     def bounds_of(self, bounds: Sequence[Sequence[int]]) -> Any:
         """First and last row of each replica, as `strategy.run` hands them out."""
@@ -74,7 +96,7 @@ class Trainee:
     def build(self, build: Callable[[], Any]) -> dict[str, Any]:
         """Calls `build` in the strategy's scope, and looks at what it returned."""
         keras.utils.set_random_seed(20)
-        with self._place.strategy.scope():
+        with self._place.scope():
             built = build()
         self.model, batch = _checked_pair(built)
         self.batch = _checked_batch(batch, self._place.replicas)
@@ -136,6 +158,8 @@ class Trainee:
 
     def _build_keras(self) -> None:
         build = getattr(self.model, "_maybe_symbolic_build", None)
+        if self._place.strategy is None:
+            build = getattr(self.model, "_symbolic_build", None)
         if build is not None:
             build(data_batch=self._tensors())
         self.switches.split_outputs(self.model)
@@ -157,6 +181,7 @@ class Trainee:
         except Exception as error:
             if self._is_keras:
                 raise
+            self._trace_error = error
             self.eager_because = f"{type(error).__name__}: {error}".splitlines()[0]
             return self._on_all
         self._graph = concrete.graph
@@ -174,11 +199,12 @@ class Trainee:
     def _on_all(self, leaves: Any, bounds: Any) -> Any:
         def replica(pair: Any) -> Any:
             self._pins.restart()
+            self.switches.restart()
             parts = [leaf[pair[0] : pair[1]] for leaf in leaves]
             return self.model.train_step(tf.nest.pack_sequence_as(self.batch, parts))
 
-        outputs = self._place.strategy.run(replica, args=(bounds,))
-        if not self._is_keras:
+        outputs = self._place.run(replica, bounds)
+        if not self._is_keras or self._place.strategy is None:
             return outputs
         return _as_fit_does(outputs, self._place.strategy)
 
@@ -196,6 +222,7 @@ class Trainee:
             "is_keras": self._is_keras,
             "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
             "eager_because": self.eager_because,
+            "tapes": self.switches.tapes,
             "lints": self.lint.findings(),
             "constants": sorted(self.lint.constants),
         }
@@ -260,7 +287,7 @@ class Trainee:
         """Lets the frozen BatchNormalization hold the statistics of this batch."""
         self.switches.batch_norm = "calibrating"
         before = [(c, c.numpy()) for c, _ in self._state]
-        with self._active(), self._place.strategy.scope():
+        with self._active(), self._place.scope():
             if self._is_keras:
                 self.model(self._tensors()[0], training=True)
         self.switches.batch_norm = "frozen"
@@ -283,7 +310,12 @@ class Trainee:
 
     def run(self, probe: dict[str, Any]) -> dict[str, Any]:
         """Restores the state, makes the steps of one probe, and says what was seen."""
+        nudge = probe.pop("nudge")
+        if nudge:
+            path = self.run({**probe, "nudge": 0.0})["path"]
         self._restore()
+        if nudge:
+            self._move_weights(nudge * np.load(path))
         self.switches.batch_norm = probe["batch_norm"]
         self.switches.put(
             probe["clip"], probe["added"], probe["regularizers"], probe["outputs"]
@@ -299,12 +331,26 @@ class Trainee:
         result = self._seen(probe["key"], before)
         return result | {"loss": self._reported(outputs), "seconds": seconds}
 
+    def _move_weights(self, by: np.ndarray) -> None:
+        start = 0
+        for variable in self.model.trainable_variables:
+            for component in components(variable):
+                size = int(np.prod(component.shape))
+                change = by[start : start + size].reshape(component.shape)
+                component.assign_add(tf.cast(change, component.dtype))
+            start += size
+
     def _step(self, probe: dict[str, Any], bounds: Any) -> Any:
         batch = _changed(self.batch, probe)
         leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(batch)]
         with self._active():
             function = self._functions[probe["batch_norm"]]
-            return function(leaves, self._place.bounds_of(bounds))
+            try:
+                return function(leaves, self._place.bounds_of(bounds))
+            except Exception as error:
+                if self.eager_because:  # no graph either: say why that is
+                    raise self._trace_error from error
+                raise
 
     def _weights(self) -> list[list[np.ndarray]]:
         variables = self.model.trainable_variables
@@ -350,7 +396,7 @@ class Trainee:
             if tracker is not None and float(np.asarray(tracker.count)) > 0:
                 logs = self.model._get_metrics_result_or_logs(outputs)
             return _number(logs.get("loss") if isinstance(logs, dict) else logs)
-        local = self._place.strategy.experimental_local_results
+        local = self._place.local_results
         if isinstance(outputs, dict):
             outputs = outputs.get("loss")
         elif isinstance(outputs, (tuple, list)) and outputs:

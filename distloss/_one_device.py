@@ -9,7 +9,7 @@ import numpy as np
 
 from distloss import _probes
 from distloss._causes import CAUSES
-from distloss._compare import Facts, Ruler, Seen, norm
+from distloss._compare import Facts, Ruler, Seen, norm, scale_of
 from distloss._diagnosis import Look, NotRun
 from distloss._errors import AuditError
 from distloss._probes import Probe
@@ -58,6 +58,9 @@ class OneDevice:
             self._measure_noise(first)
             if calls > 1:
                 self._accumulation()
+            if calls > 1 or self._facts.tapes > 1:
+                self._try(self._parts)
+                self._try(self._not_averaged)
         for cause, evidence in self._lints.items():
             self.findings.append(self._finding(cause, 1.0, evidence))
         return self._facts
@@ -149,6 +152,73 @@ class OneDevice:
             self.findings.append(
                 self._finding("accumulation-mean-of-means", 1.0, evidence)
             )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a wrong accumulation was found."""
+        return any(f.cause.startswith("accumulation") for f in self.findings)
+
+    def _try(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except NotRun as error:
+            self.skipped.append(Skipped("accumulation", str(error)))
+
+    def _parts(self) -> None:
+        """Whether the parts that a step is cut into count by what they hold."""
+        rows, whole = self._facts.rows, _probes.whole(self._facts.rows, 1)
+        if self._facts.calls > 1 or any(f.cause for f in self.findings):
+            return
+        first = self._look(1, whole)
+        twice = tuple(i for i in range(rows) for _ in range(self._facts.tapes))
+        turned = tuple(reversed(range(rows)))
+        ways = {
+            "each row repeated": _probes.whole(len(twice), 1),
+            "the rows in reverse": whole,
+        }
+        for (way, probe), order in zip(ways.items(), (twice, turned), strict=True):
+            other = self._look(1, dataclasses.replace(probe, order=order))
+            scale = scale_of(other.gradient, first.gradient)
+            scaled = dataclasses.replace(other, gradient=other.gradient / scale)
+            difference = self.ruler().compare(scaled, first)
+            if not difference.agrees:
+                evidence = (
+                    f"one device takes {self._facts.tapes} gradients per step; with "
+                    f"{way}, their sum differs by {difference.error:.2g}"
+                )
+                found = self._finding("accumulation-mean-of-means", 1.0, evidence)
+                self.findings.append(found)
+                return
+
+    def _not_averaged(self) -> None:
+        """Whether the gradient is K times that of the loss that the step reports."""
+        parts = max(self._facts.calls, self._facts.tapes)
+        rows = self._facts.rows
+        alike = dataclasses.replace(
+            _probes.whole(rows, self._facts.calls), order=(0,) * rows
+        )
+        seen = self._look(1, alike)
+        squared = norm(seen.gradient) ** 2
+        if len(seen.loss) != 1 or not squared or not seen.loss[0]:
+            return
+        nudge = 0.01 * abs(seen.loss[0]) / squared
+        up, down = (
+            self._look(1, dataclasses.replace(alike, nudge=sign * nudge)).loss[0]
+            for sign in (1, -1)
+        )
+        slope = (up - down) / (2 * nudge * squared)
+        if abs(slope * parts - 1) < 0.02:
+            evidence = (
+                f"one device takes {parts} gradients per update, and the update is "
+                f"{1 / slope:.3g} times the gradient of the loss that is reported"
+            )
+            self.findings = [f for f in self.findings if not self._is_mean(f)]
+            found = self._finding("accumulation-not-averaged", 1 / slope, evidence)
+            self.findings.append(found)
+
+    @staticmethod
+    def _is_mean(finding: Finding) -> bool:
+        return finding.cause == "accumulation-mean-of-means"
 
     def check_after(self, findings: Sequence[Finding]) -> None:
         """What is worth a look once the comparison with N replicas is done."""

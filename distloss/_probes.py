@@ -25,6 +25,7 @@ class Probe:
       outputs: a factor for each loss of a compiled model with several.
       infinite_row: a row whose input is made infinite.
       batch_norm: "frozen" or "live".
+      nudge: weights are first moved by so many times the gradient of this probe.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Probe:
     outputs: tuple[float, ...] = ()
     infinite_row: int | None = None
     batch_norm: str = "frozen"
+    nudge: float = 0.0
 
     def on_one(self) -> Probe:
         """The same rows on one replica."""
