@@ -253,7 +253,7 @@ class Diagnosis:
 
     def _by_parts(self, probe: Probe, difference: Difference, term: str) -> bool:
         """What N replicas add up, in terms of what each computes alone."""
-        if self._facts.calls > 1:
+        if self._facts.calls > 1 or self.accumulates:
             return False
         n = self.replicas
         parts = [self._look(1, probe.of_replica(r)).gradient for r in range(n)]

@@ -27,6 +27,9 @@ _SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "KERAS_BACKEND": "tensorflow",
     "DISTLOSS_AUDIT": "child",
+    # Large tensors go back to the system at once: several children share its memory.
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "16777216",
     "TF_ENABLE_ONEDNN_OPTS": "0",  # its blocked sums differ more between batch sizes
 }
 

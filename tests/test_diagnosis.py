@@ -179,7 +179,8 @@ def test_a_variable_with_a_tiny_gradient_counts_too():
 
 
 def test_a_clip_before_the_sum_is_told_from_one_after_it():
-    facts = dataclasses.replace(FACTS, clip=True, clip_settings={"global_clipnorm": 0.1})
+    settings = {"global_clipnorm": 0.1}
+    facts = dataclasses.replace(FACTS, clip=True, clip_settings=settings)
 
     def look(count, probe, before_sum):
         plain = world(global_mean)(count, probe)

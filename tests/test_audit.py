@@ -1,0 +1,174 @@
+"""The audit end to end: verdicts, and builds that cannot be checked."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import builds
+import pytest
+
+import distloss
+from distloss import cli
+from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
+
+BUILDS = pathlib.Path(builds.__file__)
+
+
+def address(name):
+    return f"{BUILDS}:{name}"
+
+
+def run(capfd, name, *arguments):
+    code = cli.main(["audit", address(name), "--replicas", "1,2", *arguments])
+    return code, *capfd.readouterr()
+
+
+def children():
+    processes = subprocess.run(
+        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+    ).stdout
+    return [line for line in processes.splitlines() if str(BUILDS) in line]
+
+
+def test_a_scalar_loss_is_named_with_its_factor(capfd, tmp_path):
+    output = tmp_path / "report.json"
+    code, out, _ = run(capfd, "scalar_loss", "--format", "json", "--output", output)
+    assert (code, out) == (1, "")
+    found = json.loads(output.read_text())
+    assert found["schema"] == 1
+    assert not found["agrees"]
+    first = found["findings"][0]
+    assert first["cause"] == "sum-of-means"
+    assert first["replicas"] == 2
+    assert first["scale"] == pytest.approx(2, rel=1e-4)
+    assert first["residual"] == pytest.approx(0, abs=1e-4)
+    assert len(first["variables"]) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_prepared_model_agrees_and_rubbish_on_stdout_does_no_harm(capfd):
+    code, out, _ = run(capfd, "prints_rubbish", "--format", "json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["agrees"]
+    assert {m["probe"] for m in report["measured"]} == {
+        "even split",
+        "uneven split",
+        "empty shard",
+    }
+
+
+def test_two_bugs_are_two_findings():
+    report = distloss.audit(builds.scalar_loss_and_clipping, replicas=(1, 2))
+    assert {f.cause for f in report.findings} == {"sum-of-means", "clip-before-sum"}
+
+
+def test_a_function_without_a_name_reaches_the_child_and_weights_stand_in():
+    loop = builds.without_optimizer
+    report = distloss.audit(lambda: loop(), replicas=[2])
+    assert report.agrees
+    assert any("no Keras optimizer" in s.why for s in report.skipped)
+    with pytest.raises(AttributeError):
+        report.findings = ()
+
+
+def test_chance_in_a_step_is_named():
+    report = distloss.audit(builds.random_step, replicas=(1, 2))
+    assert report.findings[0].cause == "nondeterministic"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "calling build() raised KeyError: 'weights/of/yesterday.h5'"),
+        ("hangs_busily", "calling build() took longer than the limit of 8 s"),
+        ("starts_others", "calling build() took longer than the limit of 8 s"),
+        ("wrong_type", "Expected build() to return (model, batch). Got dict"),
+        ("not_compiled", "Expected build() to return a compiled Keras model"),
+        ("no_step", "has no train_step"),
+        ("wrong_batch", "Expected the batch to be (x, y)"),
+        ("ragged_batch", "differ in rows: [(22, 3), (21, 1)]"),
+        ("exits", "calling build() called sys.exit(no data set)"),
+        ("kills_itself", "calling build() ended its process (signal SIGKILL)"),
+        ("leaves_quietly", "calling build() ended its process (exit code 0)"),
+        ("nothing_here", "raised AttributeError: module 'builds' has no attribute"),
+    ],
+)
+def test_a_build_that_cannot_be_checked_is_one_message(capfd, tmp_path, name, says):
+    output = tmp_path / "report.html"
+    code, out, err = run(
+        capfd, name, "--timeout", "8", "--format", "html", "--output", str(output)
+    )
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.startswith("distloss: ")
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    assert not children()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("step_raises", "ZeroDivisionError: in the step"),
+        ("step_needs_rows", "needs 16 rows"),
+        ("no_update", "Expected train_step to change trainable_variables"),
+    ],
+)
+def test_a_step_that_cannot_be_run_is_one_message(name, says):
+    with pytest.raises(AuditError) as caught:
+        distloss.audit(address(name), replicas=(1, 2))
+    assert says in str(caught.value)
+
+
+def test_more_replicas_than_rows_are_refused():
+    with pytest.raises(AuditError, match="at least one row for each of 4 replicas"):
+        distloss.audit(address("few_rows"), replicas=(4,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"replicas": (1,)}, ArgumentError),
+        ({"replicas": (0, 2)}, ArgumentError),
+        ({"replicas": "1,2"}, ArgumentTypeError),
+        ({"replicas": (1, 2.0)}, ArgumentTypeError),
+        ({"engine": "torch"}, ArgumentError),
+        ({"devices": "tpu"}, ArgumentError),
+        ({"build": "nowhere.py:build"}, ArgumentError),
+        ({"build": "builds.py"}, ArgumentError),
+        ({"build": 3}, ArgumentTypeError),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_starts(arguments, error):
+    build = arguments.pop("build", builds.right)
+    with pytest.raises(error, match="Got|Expected"):
+        distloss.audit(build, **arguments)
+
+
+def test_an_output_that_cannot_be_written_is_refused_early(capfd, tmp_path):
+    code, _, err = run(capfd, "right", "--output", str(tmp_path / "no" / "such"))
+    assert code == 2
+    assert "folder that exists" in err
+
+
+def test_help_loads_no_tensorflow():
+    code = (
+        "import sys\nfrom distloss.cli import main\ntry: main(['audit', '--help'])\n"
+        "except SystemExit: print(any(m in sys.modules for m in ('tensorflow', "
+        "'keras', 'numpy', 'rich')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "exit codes: 0" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["gru_with_masks", "two_outputs"])
+def test_an_ordinary_model_agrees(name):
+    """The others, and 50 seeds: scripts/false_alarms."""
+    path = BUILDS.parent / "ordinary.py"
+    report = distloss.audit(f"{path}:{name}", replicas=(1, 4))
+    assert report.agrees, report.findings
