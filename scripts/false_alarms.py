@@ -25,6 +25,7 @@ KINDS = (
 
 
 def main(seeds=50, first=0):
+    """Prints a line per seed; 1 if anything was found."""
     alarms = 0
     for seed in range(first, first + seeds):
         kind = KINDS[seed % len(KINDS)]

@@ -59,9 +59,7 @@ class Averaging:
             loss = distloss.mean_share(losses)
         gradients = tape.gradient(loss, self.trainable_variables)
         gradients = distloss.StrategyReplicas().sum_gradients(gradients)
-        for gradient, variable in zip(
-            gradients, self.trainable_variables, strict=True
-        ):
+        for gradient, variable in zip(gradients, self.trainable_variables, strict=True):
             variable.assign_sub(0.1 * gradient)
         return loss
 

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import builds
+import numpy as np
 import pytest
 
 import distloss
-from distloss import cli
+from distloss import _child, _measure, cli
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -33,7 +34,9 @@ def children():
 
 def test_a_scalar_loss_is_named_with_its_factor(capfd, tmp_path):
     output = tmp_path / "report.json"
-    code, out, _ = run(capfd, "scalar_loss", "--format", "json", "--output", output)
+    code, out, _ = run(
+        capfd, "scalar_loss", "--format", "json", "--output", str(output)
+    )
     assert (code, out) == (1, "")
     found = json.loads(output.read_text())
     assert found["schema"] == 1
@@ -81,18 +84,9 @@ def test_chance_in_a_step_is_named():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("raises", "calling build() raised KeyError: 'weights/of/yesterday.h5'"),
-        ("hangs_busily", "calling build() took longer than the limit of 8 s"),
         ("starts_others", "calling build() took longer than the limit of 8 s"),
-        ("wrong_type", "Expected build() to return (model, batch). Got dict"),
-        ("not_compiled", "Expected build() to return a compiled Keras model"),
-        ("no_step", "has no train_step"),
-        ("wrong_batch", "Expected the batch to be (x, y)"),
-        ("ragged_batch", "differ in rows: [(22, 3), (21, 1)]"),
         ("exits", "calling build() called sys.exit(no data set)"),
         ("kills_itself", "calling build() ended its process (signal SIGKILL)"),
-        ("leaves_quietly", "calling build() ended its process (exit code 0)"),
-        ("nothing_here", "raised AttributeError: module 'builds' has no attribute"),
     ],
 )
 def test_a_build_that_cannot_be_checked_is_one_message(capfd, tmp_path, name, says):
@@ -108,23 +102,52 @@ def test_a_build_that_cannot_be_checked_is_one_message(capfd, tmp_path, name, sa
     assert not children()
 
 
+def test_a_step_that_cannot_be_split_is_one_message():
+    with pytest.raises(AuditError, match="needs 16 rows"):
+        distloss.audit(address("step_needs_rows"), replicas=(1, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("step_raises", "ZeroDivisionError: in the step"),
-        ("step_needs_rows", "needs 16 rows"),
-        ("no_update", "Expected train_step to change trainable_variables"),
+        ("wrong_type", "Expected build() to return (model, batch). Got dict"),
+        ("no_step", "has no train_step"),
     ],
 )
-def test_a_step_that_cannot_be_run_is_one_message(name, says):
+def test_what_is_no_model_is_refused(name, says):
     with pytest.raises(AuditError) as caught:
-        distloss.audit(address(name), replicas=(1, 2))
+        _measure._checked_pair(getattr(builds, name)())
     assert says in str(caught.value)
 
 
-def test_more_replicas_than_rows_are_refused():
-    with pytest.raises(AuditError, match="at least one row for each of 4 replicas"):
-        distloss.audit(address("few_rows"), replicas=(4,))
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ("a batch", "Expected the batch to be (x, y)"),
+        ((np.ones([22, 3]), np.ones([21, 1])), "differ in rows: [(22, 3), (21, 1)]"),
+        ((np.ones([22, 3]), 1.0), "without rows"),
+        ((np.ones([3, 3]), np.ones(3)), "one row for each of 4 replicas. Got 3 rows"),
+        ((np.ones(5), [object()] * 5), "without rows"),
+    ],
+)
+def test_what_is_no_batch_is_refused(batch, says):
+    with pytest.raises(AuditError) as caught:
+        _measure._checked_batch(batch, 4)
+    assert says in str(caught.value)
+
+
+def test_an_error_of_the_user_is_told_with_its_place():
+    target = {"file": str(BUILDS), "name": "raises", "paths": []}
+    with pytest.raises(KeyError) as caught:
+        _child.load(target)()
+    told = _child._error(caught.value)
+    assert told["type"] == "KeyError"
+    assert told["where"].startswith(str(BUILDS))
+    assert not told["is_ours"]
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _child.load(target | {"name": "nothing_here"})
+    with pytest.raises(TypeError, match="is a int, no function"):
+        _child.load(target | {"name": "ROWS"})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +166,7 @@ def test_more_replicas_than_rows_are_refused():
 )
 def test_wrong_arguments_are_refused_before_anything_starts(arguments, error):
     build = arguments.pop("build", builds.right)
-    with pytest.raises(error, match="Got|Expected"):
+    with pytest.raises(error, match="Expected"):
         distloss.audit(build, **arguments)
 
 
@@ -166,9 +189,8 @@ def test_help_loads_no_tensorflow():
     assert "exit codes: 0" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["gru_with_masks", "two_outputs"])
-def test_an_ordinary_model_agrees(name):
-    """The others, and 50 seeds: scripts/false_alarms."""
+def test_an_ordinary_model_agrees():
+    """The others, and 50 seeds: scripts/false_alarms.py."""
     path = BUILDS.parent / "ordinary.py"
-    report = distloss.audit(f"{path}:{name}", replicas=(1, 4))
+    report = distloss.audit(f"{path}:two_outputs", replicas=(1, 4))
     assert report.agrees, report.findings
