@@ -81,7 +81,8 @@ class Loop:
         self.loss_of = loss_of
         self.model = model or small_model()
         self.optimizer = optimizer or sgd()
-        self.optimizer.build(self.model.trainable_variables)
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
 
     @property
     def trainable_variables(self):
@@ -118,8 +119,12 @@ class AccumulatingLoop(Loop):
         parts = [self.gradients((*p, *extra)) for p in in_parts(batch, self.parts)]
         losses, gradients = zip(*parts, strict=True)
         sums = [tf.add_n(terms) for terms in zip(*map(_dense, gradients), strict=True)]
-        self.optimizer.apply(sums, self.trainable_variables)
+        self.optimizer.apply(self.reduced(sums), self.trainable_variables)
         return tf.add_n(losses)
+
+    def reduced(self, sums):
+        """What the optimizer gets: here the sums themselves."""
+        return sums
 
 
 def _dense(gradients):
