@@ -55,7 +55,7 @@ difference of each probe" src="data:image/png;base64,{{ plot }}">
 {% for n in counts %}{% set pair = even.get(n, {}).get(name) %}
 {% if pair %}<td>{{ "%.4g"|format(pair[0]) }}<td>{{ "%.1g"|format(pair[1]) }}
 {% else %}<td>-<td>-{% endif %}{% endfor %}</tr>{% endfor %}</table>{% endif %}
-{% if report.skipped %}<h2>Not checked</h2><ul>
+{% if report.skipped %}<h2>Not checked, or with a restriction</h2><ul>
 {% for s in report.skipped %}<li>{{ s.check }}: {{ s.why }}</li>{% endfor %}</ul>{% endif %}
 <p class="small">&alpha; = &lang;g<sub>N</sub>,g<sub>1</sub>&rang; /
 &lang;g<sub>1</sub>,g<sub>1</sub>&rang;: how many times too large the gradient on N replicas

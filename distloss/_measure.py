@@ -247,7 +247,7 @@ class Trainee:
         found = list(self.model.trainable_variables)
         for thing in _attributes(self.model):
             if isinstance(thing, keras.Layer | keras.Metric) or _is_optimizer(thing):
-                found += list(thing.variables)
+                found += _variables_of(thing)
             elif isinstance(thing, keras.Variable | tf.Variable):
                 found.append(thing)
         graph = getattr(self, "_graph", None)
@@ -483,6 +483,13 @@ def _attributes(thing: Any) -> list[Any]:
         else:
             found.append(value)
     return found
+
+
+def _variables_of(thing: Any) -> list[Any]:
+    try:
+        return list(thing.variables)
+    except TypeError:  # Horovod's optimizers call what is a list in Keras 3
+        return list(thing._variables)
 
 
 def _is_optimizer(thing: Any) -> bool:

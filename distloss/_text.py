@@ -87,7 +87,7 @@ def _print_skipped(console: Any, report: Report) -> None:
     from rich.text import Text
 
     for one in report.skipped:
-        console.print(Text(printable(f"Not checked: {one.check}: {one.why}"), "yellow"))
+        console.print(Text(printable(f"Note: {one.check}: {one.why}"), "yellow"))
     console.print(Text(f"{report.seconds:.0f} s", "dim"))
 
 
@@ -105,5 +105,5 @@ def plain(report: Report) -> str:
             )
         lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
         lines.append(f"  To mend it: {first.remedy}")
-    lines += [printable(f"Not checked: {s.check}: {s.why}") for s in report.skipped]
+    lines += [printable(f"Note: {s.check}: {s.why}") for s in report.skipped]
     return "\n".join(lines) + "\n"

@@ -61,7 +61,7 @@ def test_html_escapes_what_users_name_and_needs_nothing_else():
 @pytest.mark.parametrize("render", [_text.text, _text.plain])
 def test_text_says_cause_scale_and_remedy_without_control_characters(render):
     shown = render(report())
-    for words in ("sum-of-means", "Mend it.", "<script>", "[bold]", "Not checked"):
+    for words in ("sum-of-means", "Mend it.", "<script>", "[bold]", "Note: "):
         assert words in shown
     assert "\x1b" not in shown
 
