@@ -29,7 +29,7 @@ def entries() -> dict[str, Entry]:
     found = {}
     for path in sorted(ZOO.glob("[!_]*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and node.targets[0].id == "ENTRY":
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ENTRY":
                 fields = {
                     kw.arg: ast.literal_eval(kw.value) for kw in node.value.keywords
                 }
