@@ -85,7 +85,9 @@ def audit(  # noqa: PLR0913
     counts = _checked_counts(replicas)
     _check_choices(engine, devices)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="distloss-") as folder:
+    # The address of a socket has at most 107 characters.
+    place = None if len(tempfile.gettempdir()) < 60 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="distloss-", dir=place) as folder:
         target = target_of(build, pathlib.Path(folder))
         settings = {"folder": folder, "devices": devices, "target": target.settings}
         with _launch.children(counts, settings, engine) as children:

@@ -158,6 +158,9 @@ def main() -> None:
 def serve(settings: dict[str, Any]) -> None:
     """Answers questions until the socket is closed."""
     settings["rank"] = _rank()
+    folder = pathlib.Path(settings["folder"]) / f"process{settings['rank'] or 0}"
+    folder.mkdir()
+    settings["folder"] = str(folder)
     line = Line(settings["socket"], {"rank": settings["rank"] or 0})
     server = Server(settings)
     while True:

@@ -293,7 +293,12 @@ def _horovodrun() -> str:
 
 
 def _environment(settings: dict[str, Any]) -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    # What a launcher of this process has set is not meant for its children.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "TF_CONFIG" and not name.startswith("HOROVOD_")
+    }
     package = str(pathlib.Path(__file__).parent.parent)
     paths = [package, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
