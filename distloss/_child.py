@@ -92,7 +92,8 @@ class Server:
 
     def start(self) -> None:
         """Loads TensorFlow, and takes its devices."""
-        from distloss._measure import Place, Trainee
+        from distloss._measure import Trainee
+        from distloss._place import Place
 
         place = Place(
             self._settings["replicas"],

@@ -225,7 +225,7 @@ def children(
         stack.callback(_stop, started)
         if engine == "horovod":
             for count, own in zip(counts, every, strict=True):
-                command = [_horovodrun(), "-np", str(count), "-H", f"localhost:{count}"]
+                command = [_horovodrun(), "-np", str(count), "--gloo"]
                 process = _process([*command, *_python([own])], own["log"], settings)
                 started[count] = Child(count, process, own)
         else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -14,66 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from distloss import _lint
+from distloss._built import checked_batch, checked_pair, rows_of
 from distloss._errors import AuditError
-from distloss._hooks import Pins, Recorder, Switches, components
-
-
-class Place:
-    """Where the replicas of this process are: virtual CPUs, GPUs, or one rank."""
-
-    def __init__(self, replicas: int, devices: str, rank: int | None = None) -> None:
-        self.replicas, self.rank = replicas, rank
-        self.strategy: Any = None
-        if rank is not None:
-            importlib.import_module("horovod.tensorflow").init()
-            return
-        kind = "GPU" if devices == "gpu" else "CPU"
-        if kind == "CPU":
-            _configure_cpus(replicas)
-        found = [device.name for device in tf.config.list_logical_devices(kind)]
-        if len(found) < replicas:
-            raise AuditError(
-                f"Expected {replicas} {kind} devices. Got {len(found)}: {found}."
-            )
-        # Ring collectives of several strategies in one process collide; these do not.
-        self.strategy = tf.distribute.MirroredStrategy(
-            found[:replicas], cross_device_ops=tf.distribute.ReductionToOneDevice()
-        )
-
-    def scope(self) -> Any:
-        """Where models are built."""
-        return (
-            contextlib.nullcontext()
-            if self.rank is not None
-            else (self.strategy.scope())
-        )
-
-    def run(self, function: Callable[[Any], Any], bounds: Any) -> Any:
-        """`function` on each replica of this process."""
-        if self.rank is not None:
-            return function(bounds)
-        return self.strategy.run(function, args=(bounds,))
-
-    def local_results(self, outputs: Any) -> Any:
-        """What each replica of this process returned."""
-        if self.rank is not None:
-            return [outputs]
-        return self.strategy.experimental_local_results(outputs)
-
-    def bounds_of(self, bounds: Sequence[Sequence[int]]) -> Any:
-        """First and last row of each replica, as `strategy.run` hands them out."""
-        if self.rank is not None:
-            return tf.constant(bounds[self.rank], tf.int32)
-        pairs = [tf.constant(pair, tf.int32) for pair in bounds]
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: pairs[context.replica_id_in_sync_group]
-        )
-
-
-def _configure_cpus(count: int) -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * count)
+from distloss._pins import Pins
+from distloss._place import Place
+from distloss._recorder import Recorder, components
+from distloss._switches import Switches
 
 
 class Trainee:
@@ -98,8 +43,8 @@ class Trainee:
         keras.utils.set_random_seed(20)
         with self._place.scope():
             built = build()
-        self.model, batch = _checked_pair(built)
-        self.batch = _checked_batch(batch, self._place.replicas)
+        self.model, batch = checked_pair(built)
+        self.batch = checked_batch(batch, self._place.replicas)
         self._is_keras = isinstance(self.model, keras.Model)
         if self._is_keras and not self.model.compiled:
             raise AuditError(
@@ -107,7 +52,7 @@ class Trainee:
                 f"{self.model.name!r}, which is not. Call model.compile(optimizer, "
                 "loss) in build()."
             )
-        return {"rows": _rows(self.batch), "kind": type(self.model).__name__}
+        return {"rows": rows_of(self.batch), "kind": type(self.model).__name__}
 
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
@@ -172,7 +117,7 @@ class Trainee:
         if wanted_eager or self.eager_because:
             return self._on_all
         function = tf.function(self._on_all, autograph=not self._is_keras)
-        whole = [[0, _rows(self.batch)]] * self._place.replicas
+        whole = [[0, rows_of(self.batch)]] * self._place.replicas
         try:
             with self._active():
                 concrete = function.get_concrete_function(
@@ -494,61 +439,3 @@ def _variables_of(thing: Any) -> list[Any]:
 
 def _is_optimizer(thing: Any) -> bool:
     return callable(getattr(thing, "apply_gradients", None))
-
-
-def _rows(batch: Any) -> int:
-    return int(tf.nest.flatten(batch)[0].shape[0])
-
-
-def _checked_pair(built: Any) -> tuple[Any, Any]:
-    wanted = "Expected build() to return (model, batch)."
-    if not isinstance(built, tuple) or len(built) != 2:
-        size = f" of {len(built)}" if isinstance(built, tuple) else ""
-        raise AuditError(f"{wanted} Got {type(built).__name__}{size}: {_short(built)}.")
-    model, batch = built
-    for name in ("train_step", "trainable_variables"):
-        if not hasattr(model, name):
-            raise AuditError(
-                f"{wanted} The model must be a compiled Keras model or an object with "
-                f"trainable_variables and train_step(batch). Got {_short(model)} of "
-                f"type {type(model).__name__}, which has no {name}."
-            )
-    return model, batch
-
-
-def _checked_batch(batch: Any, replicas: int) -> Any:
-    wanted = "Expected the batch to be (x, y) or (x, y, sample_weight) in NumPy."
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-        raise AuditError(f"{wanted} Got {type(batch).__name__}: {_short(batch)}.")
-    batch = tuple(batch)
-    if len(batch) == 3 and batch[2] is None:
-        batch = batch[:2]
-    try:
-        batch = tf.nest.map_structure(np.asarray, batch)
-    except (ValueError, TypeError) as error:
-        raise AuditError(f"{wanted} Got what is no array: {error}.") from error
-    leaves = tf.nest.flatten(batch)
-    shapes = [leaf.shape for leaf in leaves]
-    if any(leaf.dtype.kind == "O" or leaf.ndim == 0 for leaf in leaves):
-        raise AuditError(f"{wanted} Got arrays of shapes {shapes}, one without rows.")
-    rows = {shape[0] for shape in shapes}
-    if len(rows) != 1:
-        raise AuditError(f"{wanted} Got arrays that differ in rows: {shapes}.")
-    if min(rows) < replicas:
-        raise AuditError(
-            f"Expected a batch with at least one row for each of {replicas} replicas. "
-            f"Got {min(rows)} rows. Return a larger batch, or ask for fewer replicas."
-        )
-    return tf.nest.map_structure(
-        lambda leaf: (
-            leaf.astype(keras.config.floatx())
-            if leaf.dtype == np.float64 and keras.config.floatx() == "float32"
-            else leaf
-        ),
-        batch,
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:77] + "..."

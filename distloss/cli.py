@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _audited(arguments)
     except DistlossError as error:
         print(f"distloss: {error}", file=sys.stderr)
+    except Exception as error:  # 1 is a verdict, so no traceback of ours may say it
+        told = f"{type(error).__name__}: {error}"
+        print(
+            f"distloss: the audit itself failed, please report it: {told}",
+            file=sys.stderr,
+        )
     except KeyboardInterrupt:
         print("distloss: interrupted", file=sys.stderr)
     return NOT_CHECKED

@@ -1,6 +1,6 @@
 """A test of one's own training step, by the pytest plugin of distloss.
 
-    pytest examples/test_one_update.py
+pytest examples/test_one_update.py
 """
 
 from audit_example import mended

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import distloss
-from distloss import _child, _measure, cli
+from distloss import _built, _child, cli
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -116,7 +116,7 @@ def test_a_step_that_cannot_be_split_is_one_message():
 )
 def test_what_is_no_model_is_refused(name, says):
     with pytest.raises(AuditError) as caught:
-        _measure._checked_pair(getattr(builds, name)())
+        _built.checked_pair(getattr(builds, name)())
     assert says in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_model_is_refused(name, says):
 )
 def test_what_is_no_batch_is_refused(batch, says):
     with pytest.raises(AuditError) as caught:
-        _measure._checked_batch(batch, 4)
+        _built.checked_batch(batch, 4)
     assert says in str(caught.value)
 
 

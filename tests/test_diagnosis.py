@@ -11,8 +11,9 @@ import pytest
 
 from distloss import _probes
 from distloss._causes import CAUSES
+from distloss._clipping import clip_scales, clipped
 from distloss._compare import Facts, Ruler, Seen
-from distloss._diagnosis import Diagnosis, NotRun, clip_scales, clipped
+from distloss._diagnosis import Diagnosis, NotRun
 from distloss._one_device import OneDevice
 
 ROWS, VARIABLES = 23, (3, 4, 2)
