@@ -200,13 +200,16 @@ class ChildError(AuditError):
         self.error = error
 
 
+# What TensorFlow puts before the words that matter.
+_BEFORE_WORDS = ("Graph execution error", "Detected at node", "File ", "Node: ")
+
+
 def _first_lines(message: str) -> str:
-    # TensorFlow puts what is wrong after the node where it was found.
-    message = message.rpartition("\nNode: ")[2]
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if message.lstrip().startswith("in user code"):  # AutoGraph's: the cause is last
         return _printable(" ".join(lines[-3:]))[:600]
-    return _printable(" ".join(lines[:3]))[:600]
+    words = [line for line in lines if not line.startswith(_BEFORE_WORDS)]
+    return _printable(" ".join((words or lines)[:3]))[:600]
 
 
 def _printable(text: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import distloss
-from distloss import _built, _child, cli
+from distloss import _built, _child, _launch, cli
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -194,3 +194,13 @@ def test_an_ordinary_model_agrees():
     path = BUILDS.parent / "ordinary.py"
     report = distloss.audit(f"{path}:two_outputs", replicas=(1, 4))
     assert report.agrees, report.findings
+
+
+def test_an_error_of_tensorflow_is_told_without_its_preamble():
+    message = (
+        "Graph execution error:\n\nDetected at node a/Assert defined at (most recent "
+        'call last):\n  File "x.py", line 6, in <module>\n\nassertion failed: '
+        "[needs 16 rows]\n\t [[{{node a}}]]"
+    )
+    told = _launch._first_lines(message)
+    assert told.startswith("assertion failed: [needs 16 rows]")
