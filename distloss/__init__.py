@@ -15,9 +15,11 @@ import wrapt
 from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
+    from distloss._audit import audit
     from distloss._horovod import HorovodReplicas
     from distloss._prepare import prepare
     from distloss._reduce import mean_share, regularization_share
+    from distloss._report import Report
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
     from distloss.optimizers import DistributedOptimizer
@@ -30,7 +32,9 @@ __all__ = [
     "GlobalMean",
     "HorovodReplicas",
     "OneDevice",
+    "Report",
     "StrategyReplicas",
+    "audit",
     "mean_share",
     "prepare",
     "regularization_share",
@@ -42,7 +46,9 @@ _HOME = {
     "GlobalMean": "distloss.metrics",
     "HorovodReplicas": "distloss._horovod",
     "OneDevice": "distloss.replicas",
+    "Report": "distloss._report",
     "StrategyReplicas": "distloss.replicas",
+    "audit": "distloss._audit",
     "mean_share": "distloss._reduce",
     "prepare": "distloss._prepare",
     "regularization_share": "distloss._reduce",

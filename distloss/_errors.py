@@ -46,3 +46,7 @@ class HorovodMissingError(DistlossError, ImportError):
 
 class DriftError(DistlossError, RuntimeError):
     """Replicas hold different weights."""
+
+
+class AuditError(DistlossError, RuntimeError):
+    """A training step could not be checked."""

@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 NAMES = (
+    "audit_example",
     "clipping",
     "custom_loop",
     "horovod_digits",
@@ -26,6 +27,7 @@ NAMES = (
 
 def test_each_example_is_listed():
     found = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
+    found.remove("test_one_update")  # a test itself, run below
     assert tuple(found) == NAMES
 
 
@@ -46,3 +48,9 @@ def test_an_example_runs_from_a_shell():
     )
     tail = (finished.stdout + finished.stderr)[-3000:]
     assert finished.returncode == 0, tail
+
+
+def test_the_example_test_passes():
+    test = EXAMPLES / "test_one_update.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    subprocess.run(command, timeout=280, check=True)

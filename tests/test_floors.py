@@ -16,7 +16,15 @@ FLOORS = (
     {"_reduce"},
     {"callbacks", "data", "losses", "metrics", "microbatches", "optimizers"},
     {"_prepare"},
-    {"__init__"},
+    {"_built", "_causes", "_launch", "_lint", "_place", "_probes", "_recorder"},
+    {"_report", "_switches", "_target"},
+    {"_compare", "_pins", "_words"},
+    {"_clipping", "_html", "_measure", "_text"},
+    {"_child", "_diagnosis"},
+    {"_one_device", "_render"},
+    {"_audit"},
+    {"cli", "pytest_plugin"},
+    {"__init__", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

@@ -1,0 +1,335 @@
+"""Do the gradients agree however the batch is split, and if not, why?
+
+Loads no TensorFlow: the steps run in child processes, one for each number of replicas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from distloss import _launch, _one_device
+from distloss._compare import Facts, Seen, norm
+from distloss._diagnosis import Diagnosis, NotRun
+from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
+from distloss._probes import Probe
+from distloss._report import Measured, Report, Skipped
+from distloss._target import Target, target_of
+
+Engine = Literal["strategy", "horovod"]
+Devices = Literal["cpu", "gpu"]
+ENGINES = ("strategy", "horovod")
+
+SLOW = 2.0  # seconds per step, from which on only what decides is probed
+BUDGET = 150.0  # seconds, after which no probe begins that is not needed
+
+
+def audit(  # noqa: PLR0913
+    build: Callable[[], Any] | str,
+    *,
+    replicas: Sequence[int] = (1, 2, 4),
+    engine: Engine = "strategy",
+    devices: Devices = "cpu",
+    timeout: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Runs one training step on one and on several replicas, and names what differs.
+
+    Compared is the gradient that reaches the update rule (after unscaling, reduction
+    and clipping), on even and uneven splits, with an empty shard, with clipping on and
+    off, with an infinite row: see the README, "Audit". Each number of replicas is a
+    process of its own; nothing in this one changes.
+
+    Args:
+      build: takes nothing and returns `(model, batch)`. It is called inside
+        `strategy.scope()`. `model` is a compiled Keras model, or an object with
+        `trainable_variables` and `train_step(batch)`, one update from a replica's
+        part of the batch. `batch` is `(x, y)` or `(x, y, sample_weight)` in NumPy, the
+        global batch. Or its address: "file.py:build", "package.module:build".
+      replicas: how many; the first is always 1, added if it is missing.
+      engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
+        machine.
+      devices: "cpu" for virtual CPUs, "gpu" for the GPUs of this machine.
+      timeout: seconds that importing, building, tracing or a step may take each; None
+        for defaults.
+      progress: called with what is being done, in a few words.
+
+    Returns:
+      a frozen `Report`.
+
+    Raises:
+      ArgumentError, ArgumentTypeError: an argument that is none.
+      AuditError: the step could not be checked: `build` raised, hung, returned
+        something else, or the step cannot run.
+
+    Example:
+      >>> from distloss import audit
+      >>> try:
+      ...     audit("nowhere.py:build")
+      ... except ValueError as error:
+      ...     print(error)
+      Expected a Python file. Got nowhere.py, which is not there.
+    """
+    if os.environ.get("DISTLOSS_AUDIT") == "child":
+        raise AuditError(
+            "audit() was called while the file of build was imported by the audit. "
+            "Call it under `if __name__ == '__main__':`."
+        )
+    counts = _checked_counts(replicas)
+    _check_choices(engine, devices)
+    started = time.monotonic()
+    # The address of a socket has at most 107 characters.
+    place = None if len(tempfile.gettempdir()) < 60 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="distloss-", dir=place) as folder:
+        target = target_of(build, pathlib.Path(folder))
+        settings = {"folder": folder, "devices": devices, "target": target.settings}
+        with _launch.children(counts, settings, engine) as children:
+            session = _Session(children, target, progress or _quiet, started)
+            for child in children.values():
+                child.limits = _launch.Limits.all(timeout)
+            return session.report(engine)
+
+
+def _quiet(_text: str) -> None:
+    """Says nothing."""
+
+
+def _checked_counts(replicas: Any) -> list[int]:
+    wanted = "Expected replicas= to be numbers of replicas such as (1, 2, 4)."
+    if isinstance(replicas, str) or not isinstance(replicas, Sequence):
+        raise ArgumentTypeError(f"{wanted} Got replicas={replicas!r}.")
+    for count in replicas:
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise ArgumentTypeError(f"{wanted} Got replicas={replicas!r}.")
+        if not 1 <= count <= 64:
+            raise ArgumentError(f"{wanted} From 1 to 64 each. Got {count}.")
+    counts = sorted({1, *replicas})
+    if len(counts) == 1:
+        raise ArgumentError(f"{wanted} One of them above 1. Got replicas={replicas!r}.")
+    return counts
+
+
+def _check_choices(engine: str, devices: str) -> None:
+    if engine not in ENGINES:
+        raise ArgumentError(f"Expected engine= one of {ENGINES}. Got {engine!r}.")
+    if devices not in ("cpu", "gpu"):
+        raise ArgumentError(f"Expected devices= 'cpu' or 'gpu'. Got {devices!r}.")
+
+
+class _Session:
+    """The children, what was measured on them, and what is known so far."""
+
+    def __init__(
+        self,
+        children: dict[int, _launch.Child],
+        target: Target,
+        progress: Callable[[str], None],
+        started: float,
+    ) -> None:
+        self._children, self._target = children, target
+        self._progress, self._started = progress, started
+        self._seen: dict[tuple[int, Probe], Seen] = {}
+        self._failed: dict[int, str] = {}
+        self._live: set[int] = set()
+        self._seconds: dict[int, float] = {}
+        self._skipped: list[Skipped] = []
+
+    # -- before the first step
+
+    def report(self, engine: str) -> Report:
+        """Asks everything, and says what came of it."""
+        self._ask_all("start", "loading TensorFlow")
+        self._ask_all("load", "importing build")
+        self._ask_all("build", "building")
+        rows = self._answers[1][0]["rows"]
+        self._share_batch()
+        self._ask_all("trace", "tracing the step", fatal=(1,), batch_norm="frozen")
+        facts = self._facts(rows)
+        self._share_weights(facts)
+        return self._judged(engine, facts)
+
+    def _ask_all(
+        self, name: str, words: str, fatal: Sequence[int] | None = None, **about: Any
+    ) -> None:
+        self._progress(words)
+        asked = {n: c for n, c in self._children.items() if n not in self._failed}
+        for child in asked.values():
+            child.ask(name, **about)
+        self._answers = {}
+        for count, child in asked.items():
+            try:
+                self._answers[count] = child.answers()
+            except _launch.ChildError as error:
+                if fatal is None or count in fatal:
+                    raise
+                self._failed[count] = str(error)
+
+    def _share_batch(self) -> None:
+        path = self._path("batch.npz")
+        self._only(1, "save_batch", path=path)
+        for count in self._children:
+            if count > 1:
+                self._only(count, "load_batch", path=path)
+
+    def _share_weights(self, facts: Facts) -> None:
+        if facts.batch_norm:
+            self._only(1, "calibrate")
+        path = self._path("weights.npz")
+        self._only(1, "save_weights", path=path)
+        for count in self._children:
+            if count > 1 and count not in self._failed:
+                self._only(count, "load_weights", path=path)
+
+    def _only(self, count: int, name: str, **about: Any) -> Any:
+        child = self._children[count]
+        child.ask(name, **about)
+        return child.answers()[0]
+
+    def _path(self, name: str) -> str:
+        return str(pathlib.Path(self._target.folder) / name)
+
+    def _facts(self, rows: int) -> Facts:
+        said = self._answers[1][0]
+        self._lints = said["lints"]
+        self._constants = said["constants"]
+        found = set(said["found"])
+        if "randomness" in found:
+            self._skipped.append(
+                Skipped(
+                    "randomness",
+                    "pinned: dropout is off, and each row gets the same random numbers",
+                )
+            )
+        if said["eager_because"]:
+            self._skipped.append(
+                Skipped(
+                    "tracing",
+                    "the step ran eagerly, since it cannot be a graph: "
+                    f"{said['eager_because']}",
+                )
+            )
+        return Facts(
+            names=tuple(said["names"]),
+            sizes=tuple(int(np.prod(shape)) for shape in said["shapes"]),
+            eps=said["eps"],
+            rows=rows,
+            tapes=max(1, said["tapes"]),
+            terms=tuple(sorted(found & {"added", "regularizers"})),
+            clip="clip" in found,
+            clip_settings=said["clips"][0] if said["clips"] else None,
+            outputs=tuple(said["outputs"]),
+            batch_norm="batch_norm" in found,
+            loss_scale=said["loss_scale"],
+            is_keras=said["is_keras"],
+        )
+
+    # -- probing
+
+    def look(self, count: int, probe: Probe) -> Seen:
+        """What `probe` shows on `count` replicas; runs it if it was not yet."""
+        key = (count, dataclasses.replace(probe, name=""))
+        if key not in self._seen:
+            self._seen[key] = self._run(count, probe)
+        return self._seen[key]
+
+    def _run(self, count: int, probe: Probe) -> Seen:
+        if count in self._failed:
+            raise NotRun(self._failed[count])
+        self._check_time(count, probe)
+        self._progress(f"{probe.name} on {count} replica{'s' * (count > 1)}")
+        child = self._children[count]
+        try:
+            if probe.batch_norm == "live" and count not in self._live:
+                child.ask("trace", batch_norm="live")
+                child.answers()
+                self._live.add(count)
+            asked = dataclasses.asdict(probe) | {"key": f"probe{len(self._seen)}"}
+            child.ask("run", f" ({probe.name})", probe=asked)
+            answers = child.answers()
+        except _launch.ChildError as error:
+            if error.error is None:  # it is gone, or hangs
+                self._failed[count] = str(error)
+            raise NotRun(str(error)) from error
+        seen = _as_seen(answers)
+        self._seconds[count] = seen.seconds
+        return seen
+
+    def _check_time(self, count: int, probe: Probe) -> None:
+        needed = self._seconds.get(count, 0.0)
+        gone = time.monotonic() - self._started
+        if needed > SLOW and gone + needed > BUDGET:
+            raise NotRun(
+                f"a step on {count} replicas takes {needed:.0f} s, and the probes that "
+                "decide took the time"
+            )
+
+    # -- judging
+
+    def _judged(self, engine: str, facts: Facts) -> Report:
+        one = _one_device.OneDevice(self.look, facts, self._lints, self._constants)
+        facts = one.calibrate(patient=self._patient)
+        findings, skipped = list(one.findings), self._skipped + one.skipped
+        measured: list[Measured] = []
+        ran, failures = [1], []
+        for count in sorted(set(self._children) - {1}):
+            diagnosis = Diagnosis(count, self.look, one.ruler())
+            diagnosis.patient = self._patient
+            diagnosis.accumulates = one.accumulates
+            diagnosis.run()
+            if diagnosis.failure:
+                failures.append(diagnosis.failure)
+            else:
+                ran.append(count)
+            findings += diagnosis.findings
+            skipped += diagnosis.skipped
+            measured += diagnosis.measured
+        one.check_after(findings)
+        findings += one.late
+        if failures and not findings:
+            raise AuditError(failures[0])
+        return Report(
+            self._target.name,
+            engine,
+            tuple(ran),
+            tuple(findings),
+            tuple(_without_repeats(skipped)),
+            tuple(measured),
+            time.monotonic() - self._started,
+        )
+
+    def _patient(self) -> bool:
+        return max(self._seconds.values(), default=0.0) < SLOW
+
+
+def _without_repeats(skipped: list[Skipped]) -> list[Skipped]:
+    return list(dict.fromkeys(skipped))
+
+
+def _as_seen(answers: list[dict[str, Any]]) -> Seen:
+    """One `Seen` of what one process, or each rank, says."""
+    gradients = [np.load(answer["path"]) for answer in answers]
+    spread = max(answer["spread"] for answer in answers)
+    size = norm(gradients[0])
+    for gradient in gradients[1:]:
+        apart = norm(gradient - gradients[0])
+        if not np.array_equal(gradient, gradients[0], equal_nan=True):
+            spread = max(spread, apart / max(size, norm(gradient)))
+    for answer in answers:
+        pathlib.Path(answer["path"]).unlink()
+    return Seen(
+        gradients[0],
+        float(np.nan_to_num(spread, nan=np.inf)),
+        tuple(sorted({s for answer in answers for s in answer["sources"]})),
+        tuple(value for answer in answers for value in answer["loss"]),
+        any(answer["moved"] for answer in answers),
+        all(answer["weights_finite"] for answer in answers),
+        answers[0]["size"],
+        max(answer["seconds"] for answer in answers),
+    )

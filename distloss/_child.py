@@ -1,0 +1,182 @@
+"""A child process of the audit: does what it is asked, and answers.
+
+Started as `python -m distloss._child`, with a socket for questions and answers, so
+that whatever the user's code prints does no harm. It dies with its parent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+class Line:
+    """Questions come, answers go, one JSON text per line."""
+
+    def __init__(self, path: str, hello: Any) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._lines: list[str] = []
+        self._arrived = threading.Semaphore(0)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.answer(hello)
+
+    def _listen(self) -> None:
+        with self._socket.makefile(encoding="utf-8") as lines:
+            for line in lines:
+                self._lines.append(line)
+                self._arrived.release()
+        _die()  # the parent is gone, or wants us gone
+
+    def question(self) -> Any:
+        """The next one; waits for it."""
+        self._arrived.acquire()
+        return json.loads(self._lines.pop(0))
+
+    def answer(self, value: Any) -> None:
+        """Sends one."""
+        self._socket.sendall(json.dumps(value).encode() + b"\n")
+
+
+def _die() -> NoReturn:
+    """Ends this process and whatever it started, without asking Python."""
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
+
+
+def load(target: dict[str, Any]) -> Callable[[], Any]:
+    """The `build` that `target` describes: of a file, a module, or pickled."""
+    sys.path[:] = list(dict.fromkeys([*target["paths"], *sys.path]))
+    if "pickle" in target:
+        import cloudpickle
+
+        return cloudpickle.loads(pathlib.Path(target["pickle"]).read_bytes())
+    found: Any = _module(target)
+    for name in target["name"].split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"{target['name']} is a {type(found).__name__}, no function")
+    return found
+
+
+def _module(target: dict[str, Any]) -> Any:
+    if "file" not in target:
+        return importlib.import_module(target["module"])
+    path = pathlib.Path(target["file"])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Server:
+    """Does what is asked, one question after the other."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._trainee: Any = None
+        self._build: Any = None
+
+    def start(self) -> None:
+        """Loads TensorFlow, and takes its devices."""
+        from distloss._measure import Trainee
+        from distloss._place import Place
+
+        place = Place(
+            self._settings["replicas"],
+            self._settings["devices"],
+            self._settings.get("rank"),
+        )
+        self._trainee = Trainee(place, pathlib.Path(self._settings["folder"]))
+
+    def load(self) -> None:
+        """Imports the user's file."""
+        self._build = load(self._settings["target"])
+
+    def build(self) -> Any:
+        """Calls the build function of the user."""
+        return self._trainee.build(self._build)
+
+    def answer(self, question: dict[str, Any]) -> Any:
+        """The answer to one question."""
+        name = question.pop("ask")
+        if name in ("start", "load", "build"):
+            return getattr(self, name)()
+        return getattr(self._trainee, name)(**question)
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(pathlib.Path(__file__).parent)
+    theirs = [f for f in frames if not f.filename.startswith(own)]
+    local = [f for f in theirs if "site-packages" not in f.filename] or theirs
+    where = f"{local[-1].filename}:{local[-1].lineno}" if local else ""
+    return {
+        "type": type(error).__name__,
+        "message": str(error).strip() or repr(error),
+        "where": where,
+        "is_ours": type(error).__module__ == "distloss._errors",
+        "trace": "".join(traceback.format_exception(error))[-8000:],
+    }
+
+
+def main() -> None:
+    """Serves until the socket is closed; several configurations from forks."""
+    every = json.loads(sys.argv[1])
+    if len(every) == 1:
+        serve(every[0])
+        return
+    importlib.import_module("distloss._measure")  # loads TensorFlow once for all
+    forks: dict[int, str] = {}
+    for settings in every:
+        fork = os.fork()
+        if fork == 0:
+            log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            serve(settings)
+            os._exit(0)
+        forks[fork] = settings["ended"]
+    while forks:
+        fork, status = os.wait()
+        text = str(os.waitstatus_to_exitcode(status))
+        pathlib.Path(forks.pop(fork)).write_text(text)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Answers questions until the socket is closed."""
+    settings["rank"] = _rank()
+    folder = pathlib.Path(settings["folder"]) / f"process{settings['rank'] or 0}"
+    folder.mkdir()
+    settings["folder"] = str(folder)
+    line = Line(settings["socket"], {"rank": settings["rank"] or 0})
+    server = Server(settings)
+    while True:
+        question = line.question()
+        try:
+            line.answer({"answer": server.answer(question)})
+        except BaseException as error:  # sys.exit of the user's code, too
+            line.answer({"error": _error(error)})
+
+
+def _rank() -> int | None:
+    """Which Horovod process this is, or None."""
+    rank = os.environ.get("HOROVOD_RANK")
+    return None if rank is None else int(rank)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""How far two gradients differ: scale, residual, per variable; what is rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Vector = Any  # one flat float array: the gradients of all variables
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about the step before it is compared.
+
+    Attributes:
+      names: path of each trainable variable.
+      sizes: its number of elements.
+      eps: of the coarsest dtype in which gradients are computed.
+      rows: of the batch.
+      calls: how many calls of the step make one update.
+      tapes: how many gradients one replica takes in one call, as far as known.
+      terms: what the loss consists of: "added", "regularizers", "output NAME".
+      clip: whether gradients are clipped.
+      clip_settings: the optimizer's, where it is the optimizer that clips.
+      outputs: names of the losses of a compiled model with several.
+      batch_norm: whether there is BatchNormalization.
+      loss_scale: whether there is a LossScaleOptimizer.
+      is_keras: whether the loss is reported by Keras.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    eps: float
+    rows: int
+    calls: int = 1
+    tapes: int = 1
+    terms: tuple[str, ...] = ()
+    clip: bool = False
+    clip_settings: dict[str, float] | None = None
+    outputs: tuple[str, ...] = ()
+    batch_norm: bool = False
+    loss_scale: bool = False
+    is_keras: bool = True
+
+    @property
+    def tolerance(self) -> float:
+        """The relative difference up to which sums in another order may differ."""
+        return float(self.eps**0.6)
+
+    def slices(self) -> list[slice]:
+        """Where in a vector each variable is."""
+        ends = np.cumsum(self.sizes)
+        return [
+            slice(int(e - n), int(e)) for e, n in zip(ends, self.sizes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one probe showed on one configuration.
+
+    Attributes:
+      gradient: what reached the update rule.
+      spread: relative difference between replicas, of gradients and of new weights.
+      sources: "gradient" where it was recorded, "weights" where it is their change.
+      loss: as reported; one number from Keras, one per replica from a custom loop.
+      moved: whether any weight changed.
+      finite: whether all weights are finite after the step.
+      size: norm of all weights.
+      seconds: how long it took.
+    """
+
+    gradient: Vector
+    spread: float = 0.0
+    sources: tuple[str, ...] = ("gradient",)
+    loss: tuple[float, ...] = ()
+    moved: bool = True
+    finite: bool = True
+    size: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """gN against g1.
+
+    Attributes:
+      scale: alpha = <gN,g1>/<g1,g1>.
+      residual: rho = |gN - alpha g1| / |gN|.
+      error: |gN - g1| / |g1|.
+      agrees: nothing but rounding.
+      uniform: nothing but rounding, after gN is divided by alpha.
+      finite: whether gN is.
+      wrong: indices of the variables that differ.
+      variables: alpha and rho of each variable with a gradient, by index.
+    """
+
+    scale: float
+    residual: float
+    error: float
+    agrees: bool
+    uniform: bool
+    finite: bool
+    wrong: tuple[int, ...]
+    variables: dict[int, tuple[float, float]]
+
+
+def norm(vector: Vector) -> float:
+    """Its length, in float64."""
+    return float(np.linalg.norm(np.asarray(vector, np.float64)))
+
+
+def scale_of(vector: Vector, reference: Vector) -> float:
+    """Alpha."""
+    squared = norm(reference) ** 2
+    return float(np.dot(vector, reference) / squared) if squared else float("nan")
+
+
+def residual_of(vector: Vector, reference: Vector) -> float:
+    """Rho."""
+    size = norm(vector)
+    if not size:
+        return 0.0
+    return norm(vector - scale_of(vector, reference) * reference) / size
+
+
+class Ruler:
+    """Tells rounding from a difference, for one step.
+
+    Args:
+      facts: about the step.
+      noise: per variable: the length of the difference that another order of the
+        same rows makes on one device.
+    """
+
+    def __init__(self, facts: Facts, noise: Sequence[float] | None = None) -> None:
+        self.facts = facts
+        self._noise = list(noise or [0.0] * len(facts.sizes))
+
+    def compare(self, seen: Seen, reference: Seen) -> Difference:
+        """`seen` on N replicas against `reference` on one."""
+        gradient = np.asarray(seen.gradient, np.float64)
+        wanted = np.asarray(reference.gradient, np.float64)
+        if not np.isfinite(gradient).all():
+            bad = self._without_number(gradient)
+            nan = float("nan")
+            return Difference(nan, nan, nan, False, False, False, bad, {})
+        scale = scale_of(gradient, wanted)
+        least = self._least(seen, reference, norm(wanted))
+        wrong = self._wrong(gradient, wanted, least)
+        factor = scale if scale > 0 else 1.0
+        uniform = bool(scale > 0) and not self._wrong(gradient / factor, wanted, least)
+        size = norm(wanted)
+        return Difference(
+            scale,
+            residual_of(gradient, wanted),
+            norm(gradient - wanted) / size if size else norm(gradient),
+            not wrong,
+            uniform,
+            True,
+            wrong,
+            self._per_variable(gradient, wanted, least),
+        )
+
+    def _without_number(self, gradient: Vector) -> tuple[int, ...]:
+        slices = enumerate(self.facts.slices())
+        return tuple(i for i, part in slices if not np.isfinite(gradient[part]).all())
+
+    def _least(self, seen: Seen, reference: Seen, size: float) -> list[float]:
+        """Per variable, the length of a difference that means nothing."""
+        extra = 2 * self.facts.eps * size
+        if "weights" in (*seen.sources, *reference.sources):
+            extra += 2.0**-21 * max(seen.size, reference.size)
+        return [4 * noise + extra for noise in self._noise]
+
+    def _wrong(
+        self, gradient: Vector, wanted: Vector, least: list[float]
+    ) -> tuple[int, ...]:
+        found = []
+        for i, part in enumerate(self.facts.slices()):
+            apart = norm(gradient[part] - wanted[part])
+            allowed = self.facts.tolerance * norm(wanted[part]) + least[i]
+            if apart > allowed:
+                found.append(i)
+        return tuple(found)
+
+    def _per_variable(
+        self, gradient: Vector, wanted: Vector, least: list[float]
+    ) -> dict[int, tuple[float, float]]:
+        found = {}
+        for i, part in enumerate(self.facts.slices()):
+            own, other = gradient[part], wanted[part]
+            if norm(other) > 10 * least[i]:
+                found[i] = (scale_of(own, other), residual_of(own, other))
+        return found
+
+    def is_near(self, value: float, target: float) -> bool:
+        """Whether a measured factor is `target`."""
+        allowed = max(3 * self.facts.tolerance, 1e-3)
+        return abs(value / target - 1) < allowed
+
+    def fit(self, gradient: Vector, parts: Sequence[Vector]) -> tuple[Vector, float]:
+        """The factors by which `parts` add up to `gradient`, and what is left over."""
+        matrix = np.stack([np.asarray(p, np.float64) for p in parts], axis=1)
+        goal = np.asarray(gradient, np.float64)
+        lengths = np.linalg.norm(matrix, axis=0)
+        factors, *_ = np.linalg.lstsq(matrix / lengths, goal, rcond=None)
+        left = norm(goal - matrix / lengths @ factors) / norm(goal)
+        return factors / lengths, left

@@ -1,0 +1,441 @@
+"""One configuration in its child process: builds, traces once, steps, records."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distloss import _lint
+from distloss._built import checked_batch, checked_pair, rows_of
+from distloss._errors import AuditError
+from distloss._pins import Pins
+from distloss._place import Place
+from distloss._recorder import Recorder, components
+from distloss._switches import Switches
+
+
+class Trainee:
+    """What `build` returned, at its place."""
+
+    def __init__(self, place: Place, folder: pathlib.Path) -> None:
+        self._place, self._folder = place, folder
+        self.switches = Switches()
+        self._pins = Pins(self.switches)
+        self._recorder = Recorder()
+        self.lint = _lint.Calls()
+        for patch in (self.switches, self._pins, self.lint):
+            patch.patch()
+        self._functions: dict[str, Any] = {}
+        self._state: list[tuple[tf.Variable, np.ndarray]] = []
+        self.eager_because = ""
+
+    # -- building
+
+    def build(self, build: Callable[[], Any]) -> dict[str, Any]:
+        """Calls `build` in the strategy's scope, and looks at what it returned."""
+        keras.utils.set_random_seed(20)
+        with self._place.scope():
+            built = build()
+        self.model, batch = checked_pair(built)
+        self.batch = checked_batch(batch, self._place.replicas)
+        self._is_keras = isinstance(self.model, keras.Model)
+        if self._is_keras and not self.model.compiled:
+            raise AuditError(
+                "Expected build() to return a compiled Keras model. Got model "
+                f"{self.model.name!r}, which is not. Call model.compile(optimizer, "
+                "loss) in build()."
+            )
+        return {"rows": rows_of(self.batch), "kind": type(self.model).__name__}
+
+    def save_batch(self, path: str) -> None:
+        """Writes the batch for others, who must see the same."""
+        arrays = tf.nest.flatten(self.batch)
+        np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+
+    def load_batch(self, path: str) -> None:
+        """Takes the batch that another wrote."""
+        own = tf.nest.flatten(self.batch)
+        with np.load(path) as file:
+            arrays = [file[str(i)] for i in range(len(file.files))]
+        if [a.shape for a in own] != [a.shape for a in arrays]:
+            raise AuditError(
+                "Expected build() to return batches of the same shapes each time. Got "
+                f"{[a.shape for a in arrays]} on one replica and "
+                f"{[a.shape for a in own]} on {self._place.replicas}."
+            )
+        self.batch = tf.nest.pack_sequence_as(self.batch, arrays)
+
+    # -- tracing
+
+    def trace(self, batch_norm: str) -> dict[str, Any]:
+        """Traces the step, once for all splits; says what it consists of."""
+        self._restore()
+        self.switches.batch_norm = batch_norm
+        if self._is_keras and not self._functions:
+            self._build_keras()
+        for _ in range(3):
+            watched = list(self.model.trainable_variables)
+            self._recorder.patch()
+            self._recorder.watch(watched)
+            self._functions[batch_norm] = self._traced()
+            if self._same(watched):
+                break
+        else:
+            raise AuditError("Expected train_step to create its variables only once.")
+        self._remember()
+        return self._description()
+
+    def _same(self, watched: list[Any]) -> bool:
+        now = list(self.model.trainable_variables)
+        if not now:
+            raise AuditError(
+                "Expected model.trainable_variables to be the variables that are "
+                "trained. Got none."
+            )
+        return [id(v) for v in now] == [id(v) for v in watched]
+
+    def _build_keras(self) -> None:
+        build = getattr(self.model, "_maybe_symbolic_build", None)
+        if self._place.strategy is None:
+            build = getattr(self.model, "_symbolic_build", None)
+        if build is not None:
+            build(data_batch=self._tensors())
+        self.switches.split_outputs(self.model)
+
+    def _tensors(self) -> Any:
+        return tf.nest.map_structure(tf.convert_to_tensor, self.batch)
+
+    def _traced(self) -> Any:
+        wanted_eager = self._is_keras and self.model.run_eagerly
+        if wanted_eager or self.eager_because:
+            return self._on_all
+        function = tf.function(self._on_all, autograph=not self._is_keras)
+        whole = [[0, rows_of(self.batch)]] * self._place.replicas
+        try:
+            with self._active():
+                concrete = function.get_concrete_function(
+                    tf.nest.flatten(self._tensors()), self._place.bounds_of(whole)
+                )
+        except Exception as error:
+            if self._is_keras:
+                raise
+            self._trace_error = error
+            self.eager_because = f"{type(error).__name__}: {error}".splitlines()[0]
+            return self._on_all
+        self._graph = concrete.graph
+        self.lint.look_at(concrete.graph, self.batch)
+        return function
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        self.switches.active = True
+        try:
+            yield
+        finally:
+            self.switches.active = False
+
+    def _on_all(self, leaves: Any, bounds: Any) -> Any:
+        def replica(pair: Any) -> Any:
+            self._pins.restart()
+            self.switches.restart()
+            parts = [leaf[pair[0] : pair[1]] for leaf in leaves]
+            return self.model.train_step(tf.nest.pack_sequence_as(self.batch, parts))
+
+        outputs = self._place.run(replica, bounds)
+        if not self._is_keras or self._place.strategy is None:
+            return outputs
+        return _as_fit_does(outputs, self._place.strategy)
+
+    def _description(self) -> dict[str, Any]:
+        variables = self.model.trainable_variables
+        optimizers = [o for o in _attributes(self.model) if _is_optimizer(o)]
+        return {
+            "names": [str(getattr(v, "path", v.name)) for v in variables],
+            "shapes": [[int(n) for n in v.shape] for v in variables],
+            "eps": max(_eps(self.model, v) for v in variables),
+            "found": sorted(self.switches.found),
+            "outputs": [one.name or "" for one in self._losses()],
+            "clips": self.switches.clips[:1],
+            "optimizer": type(optimizers[0]).__name__ if optimizers else "",
+            "is_keras": self._is_keras,
+            "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
+            "eager_because": self.eager_because,
+            "tapes": self.switches.tapes,
+            "lints": self.lint.findings(),
+            "constants": sorted(self.lint.constants),
+        }
+
+    def _losses(self) -> Any:
+        if not self._is_keras or len(self.switches.outputs) < 2:
+            return []
+        return self.model._compile_loss._flat_losses
+
+    # -- state
+
+    def _remember(self) -> None:
+        ours = self._recorder.own_variables() | self.switches.own_variables()
+        variables = {id(c): c for v in self._variables() for c in components(v)}
+        self._state = [
+            (component, component.numpy())
+            for key, component in variables.items()
+            if key not in ours and component.dtype != tf.resource
+        ]
+
+    def _variables(self) -> list[Any]:
+        found = list(self.model.trainable_variables)
+        for thing in _attributes(self.model):
+            if isinstance(thing, keras.Layer | keras.Metric) or _is_optimizer(thing):
+                found += _variables_of(thing)
+            elif isinstance(thing, keras.Variable | tf.Variable):
+                found.append(thing)
+        graph = getattr(self, "_graph", None)
+        return found if graph is None else found + list(graph.variables)
+
+    def save_weights(self, path: str) -> None:
+        """Writes the weights for others, who must start from the same."""
+        arrays = [components(v)[0].numpy() for v in self._shared_variables()]
+        np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+
+    def load_weights(self, path: str) -> None:
+        """Takes the weights that another wrote."""
+        with np.load(path) as file:
+            arrays = [file[str(i)] for i in range(len(file.files))]
+        variables = self._shared_variables()
+        shapes = [tuple(v.shape) for v in variables]
+        if shapes != [a.shape for a in arrays]:
+            raise AuditError(
+                "Expected build() to make the same model whatever the number of "
+                f"replicas. Got variables of shapes {[a.shape for a in arrays]} on one "
+                f"and {shapes} on {self._place.replicas}."
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            for component in components(variable):
+                component.assign(array)
+        self._remember()
+
+    def _shared_variables(self) -> list[Any]:
+        trained = list(self.model.trainable_variables)
+        if not self._is_keras:
+            return trained
+        known = {id(v) for v in trained}
+        others = [v for v in self.model.non_trainable_variables if id(v) not in known]
+        return trained + [v for v in others if "seed" not in v.path]
+
+    def calibrate(self) -> None:
+        """Lets the frozen BatchNormalization hold the statistics of this batch."""
+        self.switches.batch_norm = "calibrating"
+        before = [(c, c.numpy()) for c, _ in self._state]
+        with self._active(), self._place.scope():
+            if self._is_keras:
+                self.model(self._tensors()[0], training=True)
+        self.switches.batch_norm = "frozen"
+        moving = {
+            id(c)
+            for v in self.model.non_trainable_variables
+            if "moving" in v.path
+            for c in components(v)
+        }
+        for component, value in before:
+            if id(component) not in moving:
+                component.assign(value)
+        self._remember()
+
+    def _restore(self) -> None:
+        for variable, value in self._state:
+            variable.assign(value)
+
+    # -- stepping
+
+    def run(self, probe: dict[str, Any]) -> dict[str, Any]:
+        """Restores the state, makes the steps of one probe, and says what was seen."""
+        nudge = probe.pop("nudge")
+        if nudge:
+            path = self.run({**probe, "nudge": 0.0})["path"]
+        self._restore()
+        if nudge:
+            self._move_weights(nudge * np.load(path))
+        self.switches.batch_norm = probe["batch_norm"]
+        self.switches.put(
+            probe["clip"], probe["added"], probe["regularizers"], probe["outputs"]
+        )
+        self._recorder.clear()
+        before = self._weights()
+        if self._is_keras:
+            self.model.reset_metrics()
+        started = time.perf_counter()
+        for bounds in probe["micro"]:
+            outputs = self._step(probe, bounds)
+        seconds = time.perf_counter() - started
+        result = self._seen(probe["key"], before)
+        return result | {"loss": self._reported(outputs), "seconds": seconds}
+
+    def _move_weights(self, by: np.ndarray) -> None:
+        start = 0
+        for variable in self.model.trainable_variables:
+            for component in components(variable):
+                size = int(np.prod(component.shape))
+                change = by[start : start + size].reshape(component.shape)
+                component.assign_add(tf.cast(change, component.dtype))
+            start += size
+
+    def _step(self, probe: dict[str, Any], bounds: Any) -> Any:
+        batch = _changed(self.batch, probe)
+        leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(batch)]
+        with self._active():
+            function = self._functions[probe["batch_norm"]]
+            try:
+                return function(leaves, self._place.bounds_of(bounds))
+            except Exception as error:
+                if self.eager_because:  # no graph either: say why that is
+                    raise self._trace_error from error
+                raise
+
+    def _weights(self) -> list[list[np.ndarray]]:
+        variables = self.model.trainable_variables
+        return [[c.numpy() for c in components(v)] for v in variables]
+
+    def _seen(self, key: str, before: list[list[np.ndarray]]) -> dict[str, Any]:
+        after = self._weights()
+        parts, sources, spread = [], set(), 0.0
+        size = sum(float(np.sum(np.square(w[0]))) for w in before) ** 0.5
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            moved = float(np.max(np.abs(new[0] - old[0]), initial=0.0))
+            change = _wide_array(old[0]) - _wide_array(new[0])
+            if self._recorder.seen(index):
+                sources.add("gradient")
+                arrived = self._recorder.gradients(index)
+                spread = max(spread, _spread(arrived))
+                parts.append(arrived[0])
+            else:
+                if moved:
+                    sources.add("weights")
+                parts.append(change)
+            spread = max(spread, _spread([old[0] - w for w in new], old[0]))
+        flat = np.concatenate([np.ravel(part) for part in parts])
+        path = str(self._folder / f"{key}.npy")
+        np.save(path, flat)
+        return {
+            "path": path,
+            "sources": sorted(sources),
+            "spread": spread,
+            "size": size,
+            "moved": any(
+                not np.array_equal(old[0], new[r], equal_nan=True)
+                for old, new in zip(before, after, strict=True)
+                for r in range(len(new))
+            ),
+            "weights_finite": all(np.isfinite(w).all() for ws in after for w in ws),
+        }
+
+    def _reported(self, outputs: Any) -> list[float]:
+        if self._is_keras:
+            logs = outputs
+            tracker = getattr(self.model, "_loss_tracker", None)
+            if tracker is not None and float(np.asarray(tracker.count)) > 0:
+                logs = self.model._get_metrics_result_or_logs(outputs)
+            return _number(logs.get("loss") if isinstance(logs, dict) else logs)
+        local = self._place.local_results
+        if isinstance(outputs, dict):
+            outputs = outputs.get("loss")
+        elif isinstance(outputs, (tuple, list)) and outputs:
+            outputs = outputs[0]
+        return [n for value in local(outputs) for n in _number(value)]
+
+
+def _as_fit_does(outputs: Any, strategy: Any) -> Any:
+    from keras.src.backend.tensorflow.trainer import reduce_per_replica
+
+    return reduce_per_replica(outputs, strategy, reduction="auto")
+
+
+def _number(value: Any) -> list[float]:
+    try:
+        array = np.asarray(value)
+        return [float(array)] if array.size == 1 else []
+    except (TypeError, ValueError):
+        return []
+
+
+def _changed(batch: Any, probe: dict[str, Any]) -> Any:
+    order, row = probe["order"], probe["infinite_row"]
+    if order is not None:
+        batch = tf.nest.map_structure(lambda leaf: leaf[np.asarray(order)], batch)
+    if row is not None:
+        leaves = [np.array(leaf) for leaf in tf.nest.flatten(batch)]
+        floats = [leaf for leaf in leaves if leaf.dtype.kind == "f"]
+        if floats:
+            floats[0][row] = np.inf
+        batch = tf.nest.pack_sequence_as(batch, leaves)
+    return batch
+
+
+def _wide_array(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def _spread(arrays: list[np.ndarray], scale: Any = None) -> float:
+    """The largest relative difference of any replica's array from the first."""
+    first = _wide_array(arrays[0])
+    size = float(np.linalg.norm(first))
+    noise = 0.0
+    if scale is not None:
+        # The difference of two weights is no more exact than the weights.
+        noise = 8 * _finfo_eps(scale) * float(np.linalg.norm(_wide_array(scale)))
+    worst = 0.0
+    for other in arrays[1:]:
+        wide = _wide_array(other)
+        if np.array_equal(first, wide, equal_nan=True):
+            continue
+        apart = float(np.linalg.norm(wide - first)) - noise
+        largest = max(size, float(np.linalg.norm(wide)))
+        if not np.isfinite(apart):
+            return float("inf")
+        worst = max(worst, apart / largest if largest else 0.0)
+    return worst
+
+
+def _finfo_eps(array: np.ndarray) -> float:
+    return float(tf.experimental.numpy.finfo(_wide_array(array).dtype).eps)
+
+
+def _eps(model: Any, variable: Any) -> float:
+    """Of the dtype in which this variable's gradient is computed."""
+    policies = [getattr(model, "compute_dtype", None)]
+    if isinstance(model, keras.Layer):
+        policies += [layer.compute_dtype for layer in model._flatten_layers()]
+    policies += [keras.config.dtype_policy().compute_dtype]
+    epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
+    known = [epsilons[p] for p in policies if p in epsilons]
+    own = tf.as_dtype(variable.dtype).name
+    return max([*known, epsilons.get(own, 2.0**-52)])
+
+
+def _attributes(thing: Any) -> list[Any]:
+    """`thing` and what it holds, one level of lists and dictionaries deep."""
+    found = [thing]
+    for value in list(getattr(thing, "__dict__", {}).values()):
+        if isinstance(value, dict):
+            found += list(value.values())
+        elif isinstance(value, (list, tuple)):
+            found += list(value)
+        else:
+            found.append(value)
+    return found
+
+
+def _variables_of(thing: Any) -> list[Any]:
+    try:
+        return list(thing.variables)
+    except TypeError:  # Horovod's optimizers call what is a list in Keras 3
+        return list(thing._variables)
+
+
+def _is_optimizer(thing: Any) -> bool:
+    return callable(getattr(thing, "apply_gradients", None))

@@ -1,0 +1,265 @@
+"""What one device shows: chance, rounding, accumulation, lint. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from distloss import _probes
+from distloss._causes import CAUSES
+from distloss._compare import Facts, Ruler, Seen, norm, scale_of
+from distloss._diagnosis import Look, NotRun
+from distloss._errors import AuditError
+from distloss._probes import Probe
+from distloss._report import Finding, Skipped
+
+MOST_CALLS = 16  # of the step, in which an update is expected
+
+
+class OneDevice:
+    """The step on one replica, before it is compared.
+
+    Args:
+      look: runs a probe.
+      facts: about the step.
+      lints: cause -> evidence, found in the traced step.
+      constants: whole numbers that the step divides a loss by.
+    """
+
+    def __init__(
+        self, look: Look, facts: Facts, lints: dict[str, str], constants: Sequence[int]
+    ) -> None:
+        self._look, self._facts = look, facts
+        self._lints, self._constants = lints, constants
+        self._noise: list[float] = [0.0] * len(facts.sizes)
+        self.findings: list[Finding] = []
+        self.late: list[Finding] = []
+        self.skipped: list[Skipped] = []
+
+    def ruler(self) -> Ruler:
+        """With the noise that was measured."""
+        return Ruler(self._facts, self._noise)
+
+    def calibrate(self, patient: Callable[[], bool]) -> Facts:
+        """Finds how many calls make an update, what is chance, and what rounding.
+
+        Raises:
+          AuditError: the step makes no update, or one that is not finite.
+        """
+        calls = self._calls()
+        self._facts = dataclasses.replace(self._facts, calls=calls)
+        first = self._seen(_probes.whole(self._facts.rows, calls))
+        self._check_gradient(first)
+        if "weights" in first.sources:
+            self._note_weights(first)
+        if patient():
+            self._measure_noise(first)
+            if calls > 1:
+                self._accumulation()
+            if calls > 1 or self._facts.tapes > 1:
+                self._try(self._parts)
+                self._try(self._not_averaged)
+        for cause, evidence in self._lints.items():
+            self.findings.append(self._finding(cause, 1.0, evidence))
+        return self._facts
+
+    def _note_weights(self, seen: Seen) -> None:
+        some = "some variables" if "gradient" in seen.sources else "all variables"
+        self.skipped.append(
+            Skipped(
+                "gradients at the update rule",
+                f"no Keras optimizer updates {some}: compared is what the step changes "
+                "in the weights, from which a rule such as Adam may hide the scale",
+            )
+        )
+
+    def _seen(self, probe: Probe) -> Seen:
+        try:
+            return self._look(1, probe)
+        except NotRun as error:
+            raise AuditError(str(error)) from error
+
+    def _calls(self) -> int:
+        """How many calls of the step make one update."""
+        for calls in range(1, MOST_CALLS + 1):
+            if calls > self._facts.rows:
+                break
+            seen = self._seen(_probes.whole(self._facts.rows, calls))
+            if seen.moved or "gradient" in seen.sources:
+                return calls
+        raise AuditError(
+            "Expected train_step to change trainable_variables. Got no change in "
+            f"{MOST_CALLS} calls. Does it apply an update, at a rate above 0?"
+        )
+
+    def _check_gradient(self, seen: Seen) -> None:
+        if not np.isfinite(seen.gradient).all():
+            raise AuditError(
+                "Expected a finite gradient on one replica. Got NaN or infinity, with "
+                f"which nothing can be compared. The reported loss is {seen.loss}."
+            )
+        if not norm(seen.gradient):
+            raise AuditError(
+                "Expected a gradient that is not zero on one replica. Got zero for all "
+                "variables: nothing can be compared."
+            )
+
+    def _measure_noise(self, first: Seen) -> None:
+        """Runs the step again, and with the rows in another order."""
+        whole = _probes.whole(self._facts.rows, self._facts.calls)
+        repeated = dataclasses.replace(whole, order=tuple(range(self._facts.rows)))
+        again = self._seen(repeated)
+        if not self.ruler().compare(again, first).agrees:
+            apart = norm(again.gradient - first.gradient) / norm(first.gradient)
+            evidence = f"two runs on one device differ by {apart:.2g} of the gradient"
+            self.findings.append(self._finding("nondeterministic", 1.0, evidence))
+            return
+        if self._facts.calls > 1:
+            return  # another order puts other rows into each call
+        turned = dataclasses.replace(
+            repeated, order=tuple(reversed(repeated.order or ()))
+        )
+        other = self._seen(turned)
+        limit = 10 * self._facts.tolerance
+        for i, part in enumerate(self._facts.slices()):
+            apart = norm(other.gradient[part] - first.gradient[part])
+            # A loss of neighbours may really change; that is no rounding.
+            if apart <= limit * norm(first.gradient[part]) + limit * 1e-2 * norm(
+                first.gradient
+            ):
+                self._noise[i] = apart
+
+    def _accumulation(self) -> None:
+        """Whether calls count by their rows."""
+        whole = _probes.whole(self._facts.rows, self._facts.calls)
+        alike = [
+            dataclasses.replace(whole, micro=(bounds,) * self._facts.calls)
+            for bounds in whole.micro
+        ]
+        parts = [self._seen(probe) for probe in alike]
+        seen = self._seen(whole)
+        factors, left = self.ruler().fit(seen.gradient, [p.gradient for p in parts])
+        if left > 30 * self._facts.tolerance:
+            return
+        rows = [bounds[0][1] - bounds[0][0] for bounds in whole.micro]
+        if all(abs(f * len(rows) - 1) < 0.02 for f in factors):
+            evidence = (
+                f"{len(rows)} batches of {rows} rows each count 1/{len(rows)} in the "
+                "update"
+            )
+            self.findings.append(
+                self._finding("accumulation-mean-of-means", 1.0, evidence)
+            )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a wrong accumulation was found."""
+        return any(f.cause.startswith("accumulation") for f in self.findings)
+
+    def _try(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except NotRun as error:
+            self.skipped.append(Skipped("accumulation", str(error)))
+
+    def _parts(self) -> None:
+        """Whether the parts that a step is cut into count by what they hold."""
+        rows, whole = self._facts.rows, _probes.whole(self._facts.rows, 1)
+        if self._facts.calls > 1 or any(f.cause for f in self.findings):
+            return
+        first = self._look(1, whole)
+        twice = tuple(i for i in range(rows) for _ in range(self._facts.tapes))
+        turned = tuple(reversed(range(rows)))
+        ways = {
+            "each row repeated": _probes.whole(len(twice), 1),
+            "the rows in reverse": whole,
+        }
+        for (way, probe), order in zip(ways.items(), (twice, turned), strict=True):
+            other = self._look(1, dataclasses.replace(probe, order=order))
+            scale = scale_of(other.gradient, first.gradient)
+            scaled = dataclasses.replace(other, gradient=other.gradient / scale)
+            difference = self.ruler().compare(scaled, first)
+            if not difference.agrees:
+                evidence = (
+                    f"one device takes {self._facts.tapes} gradients per step; with "
+                    f"{way}, their sum differs by {difference.error:.2g}"
+                )
+                found = self._finding("accumulation-mean-of-means", 1.0, evidence)
+                self.findings.append(found)
+                return
+
+    def _not_averaged(self) -> None:
+        """Whether the gradient is K times that of the loss that the step reports."""
+        parts = max(self._facts.calls, self._facts.tapes)
+        rows = self._facts.rows
+        alike = dataclasses.replace(
+            _probes.whole(rows, self._facts.calls), order=(0,) * rows
+        )
+        seen = self._look(1, alike)
+        squared = norm(seen.gradient) ** 2
+        if len(seen.loss) != 1 or not squared or not seen.loss[0]:
+            return
+        nudge = 0.01 * abs(seen.loss[0]) / squared
+        up, down = (
+            self._look(1, dataclasses.replace(alike, nudge=sign * nudge)).loss[0]
+            for sign in (1, -1)
+        )
+        slope = (up - down) / (2 * nudge * squared)
+        if abs(slope * parts - 1) < 0.02:
+            evidence = (
+                f"one device takes {parts} gradients per update, and the update is "
+                f"{1 / slope:.3g} times the gradient of the loss that is reported"
+            )
+            self.findings = [f for f in self.findings if not self._is_mean(f)]
+            found = self._finding("accumulation-not-averaged", 1 / slope, evidence)
+            self.findings.append(found)
+
+    @staticmethod
+    def _is_mean(finding: Finding) -> bool:
+        return finding.cause == "accumulation-mean-of-means"
+
+    def check_after(self, findings: Sequence[Finding]) -> None:
+        """What is worth a look once the comparison with N replicas is done."""
+        try:
+            self._nominal_batch_size()
+        except NotRun as error:
+            self.skipped.append(Skipped("short batch", str(error)))
+
+    def _nominal_batch_size(self) -> None:
+        """Whether the step divides by a number of rows that the batch does not have."""
+        rows = self._facts.rows
+        others = [c for c in self._constants if c != rows]
+        if self._facts.calls > 1 or rows < 4 or not self._constants:
+            return
+        cut = rows // 3
+        parts = [
+            self._look(1, Probe("short batch", (((a, b),),))).gradient
+            for a, b in ((0, cut), (cut, rows))
+        ]
+        whole = self._look(1, _probes.whole(rows, 1)).gradient
+        factors, left = self.ruler().fit(whole, parts)
+        if left > 30 * self._facts.tolerance or any(abs(f - 1) > 0.02 for f in factors):
+            return
+        if rows in self._constants:
+            self.skipped.append(
+                Skipped(
+                    "short batches",
+                    f"the step divides by the constant {rows}: rows of a shorter batch "
+                    "than this one count for less",
+                )
+            )
+        elif others:
+            evidence = (
+                f"the step divides by the constant {max(others)}; the batch has {rows} "
+                "rows, and the gradients of its parts add up to that of the whole"
+            )
+            scale = rows / max(others)
+            self.late.append(self._finding("nominal-batch-size", scale, evidence))
+
+    def _finding(self, cause: str, scale: float, evidence: str) -> Finding:
+        explanation, remedy = CAUSES[cause]
+        return Finding(
+            cause, 1, scale, 0.0, self._facts.names, explanation, remedy, (evidence,)
+        )

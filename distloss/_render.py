@@ -1,0 +1,62 @@
+"""A report as text, JSON or HTML."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+
+from distloss import _text
+from distloss._errors import AuditError
+from distloss._report import Report
+from distloss._words import printable
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "text": ("rich",),
+    "json": (),
+    "html": ("jinja2", "matplotlib"),
+    "plain": (),
+}
+
+
+def check_installed(form: str) -> None:
+    """Refuses early, before anything is measured, what could not be written later.
+
+    Raises:
+      AuditError: a package is missing; names the extra that brings it.
+    """
+    for name in NEEDS[form]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise AuditError(
+                f"Expected the package {name} for --format {form}. It is not "
+                "installed. Run pip install 'distloss[report]', or use --format json."
+            ) from error
+
+
+def rendered(report: Report, form: str, *, colours: bool = False) -> str:
+    """The report in one of the formats of `NEEDS`."""
+    if form == "json":
+        return report.to_json() + "\n"
+    if form == "html":
+        from distloss import _html
+
+        return _html.page(report)
+    if form == "plain":
+        return _text.plain(report)
+    return _text.text(report, colours=colours)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What is being done, on stderr: one line that changes, or nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(Text(printable(text)))

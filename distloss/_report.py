@@ -1,0 +1,126 @@
+"""What the audit found: frozen, and the same in every format."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which the gradient depends on how the batch is split.
+
+    Attributes:
+      cause: slug of the cause, such as `"sum-of-means"`.
+      replicas: the number of replicas on which it was seen; 1 if on one device.
+      scale: alpha, how many times too large the gradient is: <gN,g1>/<g1,g1>.
+      residual: rho, what a scale does not explain: |gN - alpha g1| / |gN|.
+      variables: paths of the trainable variables that it concerns.
+      explanation: what happens, in one sentence.
+      remedy: what to change.
+      evidence: numbers, and the probes that they come from.
+    """
+
+    cause: str
+    replicas: int
+    scale: float
+    residual: float
+    variables: tuple[str, ...]
+    explanation: str
+    remedy: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was not checked, or only with a restriction, and why."""
+
+    check: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one probe said.
+
+    Attributes:
+      probe: its name.
+      replicas: the number of replicas.
+      rows: on each replica, per call of the step.
+      scale: alpha.
+      residual: rho.
+      error: |gN - g1| / |g1|.
+      agrees: whether that is rounding.
+      variables: path -> (alpha, rho) of each trainable variable with a gradient.
+    """
+
+    probe: str
+    replicas: int
+    rows: tuple[tuple[int, ...], ...]
+    scale: float
+    residual: float
+    error: float
+    agrees: bool
+    variables: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict of the audit.
+
+    Attributes:
+      target: what was audited.
+      engine: how replicas were made.
+      replicas: on how many the step was run.
+      findings: what is wrong.
+      skipped: what was not checked, and why.
+      measured: what each probe said.
+      seconds: how long it took.
+    """
+
+    target: str
+    engine: str
+    replicas: tuple[int, ...]
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    measured: tuple[Measured, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the gradient is the same however the batch is split."""
+        return not self.findings
+
+    def to_json(self) -> str:
+        """The report as JSON, in the schema that the README documents."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as what JSON can hold; a number that is none is a string."""
+        return {
+            "schema": SCHEMA,
+            "agrees": self.agrees,
+            "target": self.target,
+            "engine": self.engine,
+            "replicas": list(self.replicas),
+            "seconds": round(self.seconds, 3),
+            "findings": [_plain(finding) for finding in self.findings],
+            "skipped": [_plain(one) for one in self.skipped],
+            "measured": [_plain(one) for one in self.measured],
+        }
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(item) for name, item in vars(value).items()}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # "nan", "inf": JSON has no such numbers
+    return value

@@ -1,0 +1,223 @@
+"""What a child of the audit patches, to switch parts of a step off and on.
+
+Runs in a child process only, so that the classes and functions of TensorFlow and
+Keras that are patched here are nobody else's.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+
+class Switches:
+    """Terms of the loss and clipping, which can be turned off and on while running.
+
+    Attributes:
+      clip: gradients are multiplied by it before clipping and divided after; 0 is
+        no clipping.
+      added: factor of what layers add with `add_loss`.
+      regularizers: factor of weight regularisers.
+      outputs: one factor for each loss of a compiled model.
+      active: whether a step is being traced or run.
+      batch_norm: "frozen", "live" or "calibrating".
+      found: which of these the step has.
+    """
+
+    def __init__(self) -> None:
+        self.clip = tf.Variable(0.0)
+        self.added = tf.Variable(1.0)
+        self.regularizers = tf.Variable(1.0)
+        self.outputs: list[tf.Variable] = []
+        self.active = False
+        self.batch_norm = "frozen"
+        self.found: set[str] = set()
+        self.tapes = 0  # gradients that one replica takes in one step
+        self.clips: list[dict[str, float]] = []
+        self._thread = threading.local()
+
+    def put(
+        self, clip: float, added: float, regularizers: float, outputs: Sequence[float]
+    ) -> None:
+        """Turns them off and on."""
+        self.clip.assign(clip)
+        self.added.assign(added)
+        self.regularizers.assign(regularizers)
+        for i, switch in enumerate(self.outputs):
+            switch.assign(outputs[i] if i < len(outputs) else 1.0)
+
+    def own_variables(self) -> set[int]:
+        """The ids of the variables that are ours."""
+        ours = [self.clip, self.added, self.regularizers, *self.outputs]
+        return {id(variable) for variable in ours}
+
+    def patch(self) -> None:
+        """Puts the switches in."""
+        self._patch_tapes()
+        self._patch_clipping()
+        self._patch_terms()
+        self._patch_batch_norm()
+
+    def restart(self) -> None:
+        """At the beginning of a step on one replica."""
+        self._thread.tapes = 0
+
+    def _patch_tapes(self) -> None:
+        original = tf.GradientTape.gradient
+
+        def gradient(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.active:
+                self._thread.tapes = getattr(self._thread, "tapes", 0) + 1
+                self.tapes = max(self.tapes, self._thread.tapes)
+            return original(this, *args, **kwargs)
+
+        tf.GradientTape.gradient = plain(gradient)
+
+    def _patch_clipping(self) -> None:
+        keras_clip = BaseOptimizer._clip_gradients
+
+        def clip_gradients(optimizer: Any, grads: Any) -> Any:
+            settings = {
+                name: getattr(optimizer, name)
+                for name in ("clipnorm", "global_clipnorm", "clipvalue")
+                if getattr(optimizer, name, None) is not None
+            }
+            if not settings:
+                return keras_clip(optimizer, grads)
+            self.clips.append(settings)
+            return self._switched(functools.partial(keras_clip, optimizer), grads)
+
+        BaseOptimizer._clip_gradients = plain(clip_gradients)
+        global_norm, by_norm = tf.clip_by_global_norm, tf.clip_by_norm
+
+        def clip_by_global_norm(
+            t_list: Any, clip_norm: Any, use_norm: Any = None, name: Any = None
+        ) -> Any:
+            norm = tf.linalg.global_norm(t_list) if use_norm is None else use_norm
+            clip = functools.partial(self._global_clip, global_norm, clip_norm)
+            return self._switched(clip, list(t_list)), norm
+
+        def clip_by_norm(
+            t: Any, clip_norm: Any, axes: Any = None, name: Any = None
+        ) -> Any:
+            def clip(grads: Any) -> list[Any]:
+                return [by_norm(grads[0], clip_norm, axes)]
+
+            return self._switched(clip, [t])[0]
+
+        tf.clip_by_global_norm = plain(clip_by_global_norm)
+        tf.clip_by_norm = plain(clip_by_norm)
+
+    @staticmethod
+    def _global_clip(function: Any, clip_norm: Any, grads: Any) -> Any:
+        return function(grads, clip_norm)[0]
+
+    def _switched(self, clip: Callable[[Any], Any], grads: Any) -> Any:
+        if not self.active or getattr(self._thread, "inside", False):
+            return clip(grads)
+        self.found.add("clip")
+        self._thread.inside = True
+        try:
+            # A whole function, so that nothing of `clip` is seen by the switch.
+            clipped = clip([_times(gradient, self.clip) for gradient in grads])
+        finally:
+            self._thread.inside = False
+        pairs = zip(clipped, grads, strict=True)
+        return [_chosen(self.clip, clip, raw) for clip, raw in pairs]
+
+    def _patch_terms(self) -> None:
+        layer: Any = keras.layers.Layer
+        regularization, add_loss = layer._get_regularization_losses, layer.add_loss
+
+        def get_regularization_losses(this: Any) -> Any:
+            losses = regularization(this)
+            return self._scaled("regularizers", losses, self.regularizers)
+
+        def add(this: Any, loss: Any) -> Any:
+            losses = self._scaled("added", keras.tree.flatten(loss), self.added)
+            return add_loss(this, losses)
+
+        layer._get_regularization_losses = plain(get_regularization_losses)
+        layer.add_loss = plain(add)
+
+    def _scaled(self, name: str, losses: list[Any], switch: tf.Variable) -> list[Any]:
+        if not self.active or not losses:
+            return losses
+        self.found.add(name)
+        return [
+            loss * tf.cast(switch, loss.dtype) if tf.is_tensor(loss) else loss
+            for loss in losses
+        ]
+
+    def split_outputs(self, model: Any) -> None:
+        """Puts a switch on each loss of a compiled model."""
+        losses = getattr(model._compile_loss, "_flat_losses", None) or []
+        if not losses or self.outputs:
+            return
+        self.outputs = [tf.Variable(1.0) for _ in losses]
+        model._compile_loss._flat_losses = [
+            one._replace(loss=functools.partial(_switched_loss, one.loss, switch))
+            for one, switch in zip(losses, self.outputs, strict=True)
+        ]
+
+    def _patch_batch_norm(self) -> None:
+        layer: Any = keras.layers.BatchNormalization
+        call = layer.call
+
+        def frozen_call(
+            this: Any, inputs: Any, training: Any = None, mask: Any = None
+        ) -> Any:
+            if not self.active or not training:
+                return call(this, inputs, training=training, mask=mask)
+            self.found.add("batch_norm")
+            if self.batch_norm == "frozen":
+                return call(this, inputs, training=False, mask=mask)
+            momentum = this.momentum
+            if self.batch_norm == "calibrating":
+                this.momentum = 0.0
+            try:
+                return call(this, inputs, training=training, mask=mask)
+            finally:
+                this.momentum = momentum
+
+        layer.call = plain(frozen_call)
+
+
+def plain(function: Callable[..., Any]) -> Any:
+    """`function`, which AutoGraph leaves as it is."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def _switched_loss(
+    loss: Any, switch: tf.Variable, y_true: Any, y_pred: Any, sample_weight: Any = None
+) -> Any:
+    value = loss(y_true, y_pred, sample_weight)
+    return value * tf.cast(switch, value.dtype)
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient * tf.cast(factor, gradient.dtype)
+
+
+def _chosen(scale: tf.Variable, clipped: Any, raw: Any) -> Any:
+    """`clipped / scale`, or `raw` where the scale is 0."""
+    if raw is None:
+        return None
+    if isinstance(raw, tf.IndexedSlices):
+        values = _chosen(scale, clipped.values, raw.values)
+        return tf.IndexedSlices(values, raw.indices, raw.dense_shape)
+    clipped = tf.convert_to_tensor(clipped)
+    factor = tf.cast(scale, clipped.dtype)
+    return tf.where(factor > 0, clipped / factor, raw)

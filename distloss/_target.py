@@ -1,0 +1,96 @@
+"""Where a child process finds `build`: in a file, a module, or pickled."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is audited.
+
+    Attributes:
+      name: for people.
+      settings: for the child that loads it.
+      folder: for files that are exchanged.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    folder: str
+
+
+def target_of(build: Callable[[], Any] | str, folder: pathlib.Path) -> Target:
+    """The address of `build`, or `build` itself for a child to load.
+
+    Raises:
+      ArgumentError: no such file, or no name in it.
+      ArgumentTypeError: neither a function nor an address.
+    """
+    if isinstance(build, str):
+        name, settings = build, _of_address(build)
+    elif callable(build):
+        name = getattr(build, "__qualname__", repr(build))
+        settings = _of_function(build, folder)
+    else:
+        raise ArgumentTypeError(
+            "Expected build= to be a function or 'file.py:build'. Got "
+            f"build={build!r} of type {type(build).__name__}."
+        )
+    paths = [path or "." for path in sys.path]
+    settings["paths"] = [*settings.get("paths", []), *paths]
+    return Target(name, settings, str(folder))
+
+
+def _of_address(address: str) -> dict[str, Any]:
+    place, colon, name = address.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise ArgumentError(
+            "Expected FILE.py:build or package.module:build, the function's name after "
+            f"a colon. Got {address!r}."
+        )
+    if not (place.endswith(".py") or "/" in place):
+        return {"module": place, "name": name, "paths": ["."]}
+    path = pathlib.Path(place).absolute()
+    if not path.is_file():
+        raise ArgumentError(f"Expected a Python file. Got {place}, which is not there.")
+    return {"file": str(path), "name": name, "paths": [str(path.parent)]}
+
+
+def _of_function(build: Any, folder: pathlib.Path) -> dict[str, Any]:
+    module, name = (
+        getattr(build, "__module__", None),
+        getattr(build, "__qualname__", ""),
+    )
+    found: Any = sys.modules.get(module or "")
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is build and module != "__main__":
+        return {"module": module, "name": name}
+    return _pickled(build, folder)
+
+
+def _pickled(build: Any, folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        import cloudpickle
+    except ImportError as error:
+        raise AuditError(
+            "Expected cloudpickle, to hand a function that cannot be imported to a "
+            "child process. It is not installed. Run pip install 'distloss[report]', "
+            "or move build() to the top of a module."
+        ) from error
+    path = folder / "build.pickle"
+    try:
+        path.write_bytes(cloudpickle.dumps(build))
+    except Exception as error:
+        raise AuditError(
+            "Expected build() to be importable or picklable. Got "
+            f"{type(error).__name__}: {error}. Make what it uses inside of it."
+        ) from error
+    return {"pickle": str(path), "name": getattr(build, "__qualname__", "build")}

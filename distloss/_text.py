@@ -1,0 +1,109 @@
+"""A report as text: for a terminal, and plain."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from distloss._report import Finding, Report
+from distloss._words import causes, headline, printable, probes, short, verdict
+
+
+def text(report: Report, *, colours: bool = False, width: int | None = None) -> str:
+    """For a terminal."""
+    from rich.console import Console
+
+    into = io.StringIO()
+    console = Console(
+        file=into,
+        force_terminal=colours,
+        color_system="standard" if colours else None,
+        width=width or (None if colours else 100),
+        highlight=False,
+    )
+    _print_head(console, report)
+    for group in causes(report):
+        _print_cause(console, group)
+    _print_probes(console, report)
+    _print_skipped(console, report)
+    return into.getvalue()
+
+
+def _print_head(console: Any, report: Report) -> None:
+    from rich.text import Text
+
+    counts = ", ".join(str(n) for n in report.replicas)
+    what = f"{printable(report.target)} on {counts} replicas ({report.engine})"
+    console.print(Text(f"distloss audit: {what}", "dim"))
+    console.print(Text(headline(report), "bold green" if report.agrees else "bold red"))
+
+
+def _print_cause(console: Any, group: list[Finding]) -> None:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    first = group[0]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("replicas", "scale", "residual"):
+        table.add_column(name, justify="right")
+    table.add_column("seen", overflow="fold")
+    for finding in group:
+        numbers = [f"{finding.scale:.4g}", f"{finding.residual:.2g}"]
+        seen = Text("; ".join(printable(line) for line in finding.evidence))
+        table.add_row(str(finding.replicas), *numbers, seen)
+    parts: list[Any] = [Text(printable(first.explanation)), Text(""), table]
+    if first.variables:
+        parts += [Text(""), Text(f"Variables: {short(first.variables)}")]
+    parts += [Text(""), Text(f"To mend it: {first.remedy}", "cyan")]
+    title = Text(first.cause, "bold")
+    console.print(Panel(Group(*parts), title=title, title_align="left"))
+
+
+def _print_probes(console: Any, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    counts, table = probes(report)
+    if not counts:
+        return
+    shown = Table(title="The gradient, compared with one replica", title_justify="left")
+    shown.add_column("probe")
+    for count in counts:
+        shown.add_column(f"{count} replicas")
+    for name, row in table.items():
+        cells = []
+        for count in counts:
+            one = row.get(count)
+            said = "-" if one is None else verdict(one)
+            good = one is None or one.agrees
+            cells.append(Text(said, "green" if good else "red"))
+        shown.add_row(Text(printable(name)), *cells)
+    console.print(shown)
+
+
+def _print_skipped(console: Any, report: Report) -> None:
+    from rich.text import Text
+
+    for one in report.skipped:
+        console.print(Text(printable(f"Note: {one.check}: {one.why}"), "yellow"))
+    console.print(Text(f"{report.seconds:.0f} s", "dim"))
+
+
+def plain(report: Report) -> str:
+    """Lines of text, for where there is no rich."""
+    lines = [headline(report)]
+    for group in causes(report):
+        first = group[0]
+        lines += ["", f"{first.cause}: {printable(first.explanation)}"]
+        for one in group:
+            seen = "; ".join(printable(line) for line in one.evidence)
+            lines.append(
+                f"  {one.replicas} replicas: scale {one.scale:.4g}, residual "
+                f"{one.residual:.2g}. {seen}"
+            )
+        lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
+        lines.append(f"  To mend it: {first.remedy}")
+    lines += [printable(f"Note: {s.check}: {s.why}") for s in report.skipped]
+    return "\n".join(lines) + "\n"

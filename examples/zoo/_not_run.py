@@ -1,0 +1,64 @@
+"""Reported bugs that have no entry, and why."""
+
+from _entry import NotRun
+
+NOT_RUN = (
+    NotRun(
+        "A12",
+        "Estimator divides by N, and so does the loop",
+        ("tensorflow/tensorflow#35333", "tensorflow/tensorflow#25806"),
+        "TensorFlow 2.16 took Estimator out. `a08_double_division` has the same factor",
+    ),
+    NotRun(
+        "A14",
+        "`gradient_accumulation_steps` under MirroredStrategy",
+        ("keras-team/keras#20582", "keras-team/keras#17429"),
+        "Raises an error, so there is no gradient to compare. "
+        "`DistributedOptimizer(accumulation_steps=...)` does it",
+    ),
+    NotRun(
+        "A14",
+        "hand-made accumulators that apply zero gradients between updates",
+        ("keras-team/tf-keras#301", "keras-team/tf-keras#107"),
+        "The gradients are right; momentum and Adam move without them. That is no "
+        "question of how a batch is split",
+    ),
+    NotRun(
+        "A25",
+        "`all_reduce` of a variable returns it unsummed",
+        ("tensorflow/tensorflow#45026",),
+        "TensorFlow 2.21 sums it, on virtual CPUs, eagerly and in a graph",
+    ),
+    NotRun(
+        "A25",
+        "sums of NCCL that are wrong or random",
+        ("tensorflow/tensorflow#41539", "tensorflow/tensorflow#62493"),
+        "Needs several GPUs",
+    ),
+    NotRun(
+        "A21",
+        "contrastive losses gathered with Horovod",
+        ("horovod/horovod#2654", "horovod/horovod#2687"),
+        "Not written yet. `a22_contrastive` gathers under a strategy",
+    ),
+    NotRun(
+        "B6",
+        "local variables of model-parallel layers",
+        ("horovod/horovod#3695", "horovod/horovod#3719"),
+        "Each process holds other variables: one process has nothing to compare with",
+    ),
+    NotRun(
+        "B7",
+        "the number of processes frozen in a graph",
+        ("horovod/horovod#1955",),
+        "Needs a step that is traced by one number of processes and run by another "
+        "(elastic Horovod)",
+    ),
+    NotRun(
+        "C6",
+        "parameters of experts",
+        ("pytorch/pytorch#160285", "deepspeedai/DeepSpeed#5259"),
+        "Expert parallelism of PyTorch; `b05_sparse_gradients` has the same sign, some "
+        "variables scaled apart from others",
+    ),
+)

@@ -1,0 +1,133 @@
+"""The audit names the bug of each zoo entry, and finds nothing in what is mended.
+
+Children of the audit are forked from a process that has TensorFlow loaded, which
+halves the time. Entries that need Horovod start processes of their own, which takes
+long: one of each cause, or all of them with DISTLOSS_ZOO=all.
+"""
+
+import ast
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import sys
+from multiprocessing import forkserver
+
+import pytest
+
+import distloss
+from distloss import _child, _launch
+from distloss._causes import CAUSES
+
+ROOT = pathlib.Path(__file__).parent.parent
+ZOO = ROOT / "examples" / "zoo"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+zoo_table = script("zoo_table")
+ENTRIES = zoo_table.entries()
+UNDER_STRATEGY = [n for n, entry in ENTRIES.items() if entry.engine == "strategy"]
+WITH_HOROVOD = [n for n, entry in ENTRIES.items() if entry.engine == "horovod"]
+ALL = os.environ.get("DISTLOSS_ZOO") == "all"
+has_horovod = importlib.util.find_spec("horovod") is not None
+
+
+def first_of_each(names, key):
+    """The first of the names that have the same key."""
+    return list({key(name): name for name in reversed(names)}.values())[::-1]
+
+
+def mended_source(name):
+    """What `mended` does: the code of the entry without `wrong` and its texts."""
+    tree = ast.parse((ZOO / f"{name}.py").read_text())
+    parts = [ast.unparse(node) for node in tree.body]
+    skipped = ("ENTRY", "def wrong", '"""', "'''", "from _entry")
+    return "\n".join(part for part in parts if not part.startswith(skipped))
+
+
+def serve(arguments, log):
+    """A child of the audit, as `python -m distloss._child` is."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = arguments
+    _child.main()
+
+
+class Forked:
+    """What the audit wants to know of a child."""
+
+    def __init__(self, command, log, _settings):
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=serve, args=(command[2:], str(log)))
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, seconds):
+        self._process.join(seconds)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Children are forks of one process that has loaded TensorFlow."""
+    monkeypatch.setattr(_launch, "_process", Forked)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["distloss._measure"]
+    )
+    with monkeypatch.context() as environment:
+        for name, value in _launch._SETTINGS.items():
+            environment.setenv(name, value)
+        forkserver.ensure_running()
+
+
+def audited(name, build, *, replicas=(1, 2), engine="strategy"):
+    address = f"{ZOO / name}.py:{build}"
+    return distloss.audit(address, replicas=replicas, engine=engine)
+
+
+def test_there_are_enough():
+    assert len(ENTRIES) >= 28
+    assert {entry.cause for entry in ENTRIES.values()} <= set(CAUSES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_says_where_it_was_reported(name):
+    entry = ENTRIES[name]
+    source = (ZOO / f"{name}.py").read_text()
+    assert entry.reported
+    assert any(
+        f"https://github.com/{r.split('#')[0]}/" in source for r in entry.reported
+    )
+    assert name[:1].upper() == entry.bug[0] or name == "a05_horovod_average"
+    assert f"({name}.py)" in zoo_table.README.read_text()
+
+
+@pytest.mark.parametrize("name", UNDER_STRATEGY)
+def test_the_audit_names_the_bug(name, forked):
+    report = audited(name, "wrong")
+    assert ENTRIES[name].cause in {finding.cause for finding in report.findings}
+
+
+@pytest.mark.parametrize("name", first_of_each(UNDER_STRATEGY, mended_source))
+def test_what_is_mended_agrees(name, forked):
+    assert audited(name, "mended").findings == ()
+
+
+@pytest.mark.skipif(not has_horovod, reason="needs Horovod: scripts/install_horovod")
+@pytest.mark.parametrize("build", ["wrong", "mended"])
+@pytest.mark.parametrize("name", WITH_HOROVOD if ALL else WITH_HOROVOD[:1])
+def test_the_audit_judges_horovod(name, build):
+    report = audited(name, build, engine="horovod")
+    causes = {finding.cause for finding in report.findings}
+    assert (ENTRIES[name].cause in causes) == (build == "wrong")
+    assert report.agrees == (build == "mended")
