@@ -323,12 +323,11 @@ def result_of(check):
 def main(folder, *names):
     """Runs the checks of these names, or all."""
     hvd.init()
-    results = {}
+    path, results = pathlib.Path(folder) / f"{hvd.rank()}.json", {}
     for check in CHECKS:
         if not names or check.__name__ in names:
-            print(f"{hvd.rank()}: {check.__name__}", flush=True)
+            print(f"{path.stem}: {check.__name__}", flush=True)
             results[check.__name__] = result_of(check)
-    path = pathlib.Path(folder) / f"{hvd.rank()}.json"
     path.write_text(json.dumps(results))
 
 
