@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -61,3 +62,46 @@ def test_no_disk(checkout):
     executable(checkout / "bin" / "df", "printf 'h\\nfs 9 9 2048 9%% /\\n'")
     done = setup(checkout)
     assert_one_line(done, "2 MiB of disk are free here")
+
+
+def install_horovod(path, tools, **environment):
+    """scripts/install_horovod where only these tools are on PATH."""
+    for tool in tools:
+        (path / tool).symlink_to(shutil.which(tool))
+    script = ROOT / "scripts" / "install_horovod"
+    return subprocess.run(
+        [shutil.which("bash"), script, sys.executable],
+        env={"PATH": str(path), "HOME": str(path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ((), "a C++ compiler is missing. Install it, on Debian: apt-get install g++"),
+        (("g++",), "make is missing. Install it, on Debian: apt-get install make"),
+        (("g++", "make"), "CMake is missing. Install it, on Debian: apt-get install c"),
+    ],
+)
+def test_what_horovod_needs_is_named_with_its_package(tmp_path, there, words):
+    done = install_horovod(tmp_path, ("dirname", "basename", *there))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"install_horovod: {words}")
+
+
+def test_an_old_cmake_is_named(tmp_path):
+    executable(tmp_path / "cmake", "echo cmake version 3.5.1")
+    done = install_horovod(tmp_path, ("dirname", "basename", "g++", "make"))
+    assert "CMake 3.13 or newer is missing" in done.stderr
+
+
+def test_horovod_needs_a_tensorflow_to_be_built_for(tmp_path):
+    executable(tmp_path / "bare", '[ "$2" = "" ] || exit 1')
+    script = ROOT / "scripts" / "install_horovod"
+    done = subprocess.run([script, tmp_path / "bare"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no TensorFlow in the environment of" in done.stderr
