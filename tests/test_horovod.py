@@ -26,8 +26,7 @@ sys.path.insert(0, str(PROGRAMS))
 import problem  # noqa: E402
 from problem import MEAN, OPTIMIZERS, WEIGHTED  # noqa: E402
 
-# One worker starts the processes, once for all tests; 2 cores take no more.
-pytestmark = [pytest.mark.xdist_group("horovod"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)  # the first test starts the processes
 
 
 def started(program, processes, *arguments, limits=()):
