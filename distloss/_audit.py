@@ -215,6 +215,12 @@ class _Session:
                     f"{said['eager_because']}",
                 )
             )
+            self._skipped.append(
+                Skipped(
+                    "constants and weighted means",
+                    "looked for in the graph of a step, and this one has none",
+                )
+            )
         return Facts(
             names=tuple(said["names"]),
             sizes=tuple(int(np.prod(shape)) for shape in said["shapes"]),

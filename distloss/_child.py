@@ -6,6 +6,7 @@ that whatever the user's code prints does no harm. It dies with its parent.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -32,7 +33,11 @@ class Line:
         self.answer(hello)
 
     def _listen(self) -> None:
-        with self._socket.makefile(encoding="utf-8") as lines:
+        # Reset, not closed, where the parent died before it read what we sent.
+        with (
+            contextlib.suppress(OSError),
+            self._socket.makefile(encoding="utf-8") as lines,
+        ):
             for line in lines:
                 self._lines.append(line)
                 self._arrived.release()

@@ -127,7 +127,9 @@ class Trainee:
             if self._is_keras:
                 raise
             self._trace_error = error
-            self.eager_because = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.eager_because = (
+                f"{type(error).__name__}: {str(error).strip()}".splitlines()[-1]
+            )
             return self._on_all
         self._graph = concrete.graph
         self.lint.look_at(concrete.graph, self.batch)
