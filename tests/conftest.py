@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 REPLICAS = 4
+collect_ignore = ["horovod_programs"]  # which start where they are imported
 
 
 def pytest_configure():

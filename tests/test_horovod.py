@@ -283,7 +283,7 @@ def test_losses_in_another_order_are_reported_by_name():
     printed = ended.stdout + ended.stderr
     assert ended.returncode != 0, printed
     assert "not noticed" not in printed
-    assert re.search("distloss_HorovodAllreduce_.*_of_MeanSquaredError", printed)
+    assert re.search("distloss_HorovodAllreduce_.*_of_mean_squared_error", printed)
 
 
 def sizes_seen(folder):
