@@ -307,8 +307,10 @@ def elastic_job(folder):
     discover.write_text(f"#!/bin/sh\ncat {folder / 'hosts'}\n")
     discover.chmod(0o755)
     runner = pathlib.Path(sys.executable).parent / "horovodrun"
-    options = f"-np 2 --min-np 1 --max-np 3 --host-discovery-script {discover}"
-    command = [runner, *options.split(), sys.executable, PROGRAMS / "elastic.py"]
+    # With an interface named, the driver does not wait for a second host.
+    options = "-np 2 --min-np 1 --max-np 3 --network-interface lo".split()
+    options += ["--host-discovery-script", discover]
+    command = [runner, *options, sys.executable, PROGRAMS / "elastic.py"]
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (folder / "output").open("w") as output:
         job = subprocess.Popen(
