@@ -308,9 +308,9 @@ def elastic_job(folder):
     discover.chmod(0o755)
     runner = pathlib.Path(sys.executable).parent / "horovodrun"
     # With an interface named, the driver does not wait for a second host.
-    options = "-np 2 --min-np 1 --max-np 3 --network-interface lo".split()
-    options += ["--host-discovery-script", discover]
-    command = [runner, *options, sys.executable, PROGRAMS / "elastic.py"]
+    sizes = ["-np", "2", "--min-np", "1", "--max-np", "3"]
+    hosts = ["--network-interface", "lo", "--host-discovery-script", discover]
+    command = [runner, *sizes, *hosts, sys.executable, PROGRAMS / "elastic.py"]
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (folder / "output").open("w") as output:
         job = subprocess.Popen(
