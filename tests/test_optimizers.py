@@ -8,7 +8,12 @@ from conftest import strategy_of
 from keras import optimizers
 
 import distloss
-from distloss import DistributedLoss, DistributedOptimizer, OneDevice
+from distloss import (
+    DistributedLoss,
+    DistributedOptimizer,
+    OneDevice,
+    _denominators,
+)
 from distloss._errors import ContextError
 
 ROWS, BATCH, EPOCHS, FEATURES, WORDS = 29, 8, 2, 5, 7
@@ -624,3 +629,21 @@ def test_gradients_of_unknown_weight_are_not_accumulated(used, message):
     with pytest.raises(ContextError, match=message):
         accumulated_step(used)
     accumulated_step([LOSS])  # nothing is left over from the failed step
+
+
+def test_gradients_that_were_looked_at_elsewhere_do_not_count():
+    """Eager ones of other losses, while this model trains in a graph; few are kept."""
+    others = [DistributedLoss("mse"), DistributedLoss("mae")]
+    for other in others * 3:
+        with tf.GradientTape() as tape:
+            y_pred = tf.constant(Y)
+            tape.watch(y_pred)
+            value = other(Y + 1.0, y_pred)
+        assert tape.gradient(value, y_pred) is not None
+    kept = _denominators._thread.announced
+    assert [len(kept[other]) for other in others] == [2, 2]
+
+    loss = DistributedLoss("mse")
+    optimizer = DistributedOptimizer(adam(), accumulation_steps=3, loss=loss)
+    fitted(compiled(loss, optimizer), 13, 5)
+    assert int(optimizer.iterations.numpy()) == 1
