@@ -291,6 +291,12 @@ def _process_set_of(ranks: tuple[int, ...]) -> Any:
 # called, so that a process without it can import this file.
 
 
+def _among(set_id: int) -> dict[str, Any]:
+    """What each collective is told: who takes part, and that its name is whole."""
+    process_set = horovod().mpi_ops._temp_process_set_object(set_id)
+    return {"process_set": process_set, "ignore_name_scope": True}
+
+
 def _all_reduce(
     tensors: list[tf.Tensor], name: str, *, set_id: int, op: str, compression: str
 ) -> list[tf.Tensor]:
@@ -301,30 +307,25 @@ def _all_reduce(
         [_not_constant(t) if i == smallest else t for i, t in enumerate(tensors)],
         op=getattr(hvd, op),
         name=name,
-        ignore_name_scope=True,
-        process_set=hvd.mpi_ops._temp_process_set_object(set_id),
         compression=getattr(hvd.Compression, compression),
+        **_among(set_id),
     )
 
 
 def _all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.Tensor]:
-    hvd = horovod()
-    process_set = hvd.mpi_ops._temp_process_set_object(set_id)
-    gather = functools.partial(
-        hvd.allgather, ignore_name_scope=True, process_set=process_set
-    )
-    return [gather(_not_constant(t), f"{name}_{i}") for i, t in enumerate(tensors)]
+    return [
+        horovod().allgather(_not_constant(tensor), f"{name}_{i}", **_among(set_id))
+        for i, tensor in enumerate(tensors)
+    ]
 
 
 def _broadcast(
     tensors: list[tf.Tensor], name: str, *, set_id: int, root_rank: int
 ) -> list[tf.Tensor]:
-    hvd = horovod()
-    process_set = hvd.mpi_ops._temp_process_set_object(set_id)
-    send = functools.partial(
-        hvd.broadcast, ignore_name_scope=True, process_set=process_set
-    )
-    return [send(t, root_rank, f"{name}_{i}") for i, t in enumerate(tensors)]
+    return [
+        horovod().broadcast(tensor, root_rank, f"{name}_{i}", **_among(set_id))
+        for i, tensor in enumerate(tensors)
+    ]
 
 
 _SENT = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.bool, tf.uint8)
