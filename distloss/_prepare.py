@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import numbers
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 from distloss import _denominators, _reduce, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
-from distloss.callbacks import Hook, report_global_metrics
+from distloss._model_hooks import Hook, report_global_metrics, unseen_by
 from distloss.losses import DistributedLoss
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import (
@@ -206,7 +205,7 @@ def _train_step_in_parts(
         model._symbolic_build(data_batch=data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     parts = microbatches.cut((x, y, sample_weight), most)
-    weights = _unseen_by(model.metrics, _counted, model, parts)
+    weights = unseen_by(model.metrics, _counted, model, parts)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
     *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
     trackers = [] if model._compile_loss is None else model._compile_loss.metrics
@@ -217,7 +216,7 @@ def _train_step_in_parts(
         denominators,
         tf.cast(all_rows, tf.float32),
     )
-    gradients, shares = _unseen_by(trackers, microbatches.sum_over, parts, of_part)
+    gradients, shares = unseen_by(trackers, microbatches.sum_over, parts, of_part)
 
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
@@ -279,18 +278,6 @@ def _loss_and_predictions(
         y_pred = model(x, **given)
         loss = model._compute_loss(x, y, y_pred, sample_weight, training=training)
         return loss, y_pred
-
-
-def _unseen_by(
-    metrics: list[keras.metrics.Metric], function: Callable[..., Any], *args: Any
-) -> Any:
-    """`function(*args)`, after which `metrics` are what they were."""
-    variables = [variable for metric in metrics for variable in metric.variables]
-    values = [tf.identity(variable.value) for variable in variables]
-    result = function(*args)
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-    return result
 
 
 def _check_still_prepared(model: keras.Model) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, ContextError, DriftError
 from distloss._horovod import HorovodReplicas
+from distloss._model_hooks import report_global_metrics
 
 
 class BroadcastState(keras.callbacks.Callback):
@@ -126,41 +126,6 @@ class GlobalMetrics(keras.callbacks.Callback):
         """Takes effect for `model`, from now on."""
         super().set_model(model)
         report_global_metrics(model, self.replicas)
-
-
-class Hook(functools.partial[Any]):
-    """A method of a model, replaced by one of ours."""
-
-
-def report_global_metrics(model: keras.Model, replicas: Any) -> None:
-    """Lets `fit` and `evaluate` of `model` report over all replicas."""
-    # Keras calls this once per epoch and evaluation, for what it will report.
-    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
-    hook = Hook(_global_results_or_logs, model, replicas)
-    model._get_metrics_result_or_logs = hook
-
-
-def _global_results_or_logs(model: keras.Model, replicas: Any, logs: Any) -> Any:
-    variables = [v for metric in model.metrics for v in metric.variables]
-    local = [tf.identity(variable.value) for variable in variables]
-    for variable, value in zip(variables, local, strict=True):
-        # Summed one by one, since they are few and of several dtypes.
-        variable.assign(_over_replicas(variable, value, replicas))
-    try:
-        return type(model)._get_metrics_result_or_logs(model, logs)
-    finally:
-        for variable, value in zip(variables, local, strict=True):
-            variable.assign(value)
-
-
-def _over_replicas(variable: keras.Variable, value: tf.Tensor, replicas: Any) -> Any:
-    if variable.aggregation not in ("sum", "mean"):
-        return value  # the same on all, such as thresholds
-    exact = value if value.dtype.is_floating else tf.cast(value, tf.float64)
-    total = replicas.sum(exact, "metric")
-    if variable.aggregation == "mean":
-        total = total / replicas.count_as(total.dtype)
-    return tf.cast(total, value.dtype)
 
 
 class DriftGuard(keras.callbacks.Callback):
