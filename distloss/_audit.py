@@ -20,7 +20,7 @@ from distloss._compare import Facts, Seen, norm
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 from distloss._probes import Probe
-from distloss._report import Measured, Report, Skipped
+from distloss._report import Finding, Measured, Report, Skipped
 from distloss._target import Target, target_of
 
 Engine = Literal["strategy", "horovod"]
@@ -90,11 +90,53 @@ def audit(  # noqa: PLR0913
     with tempfile.TemporaryDirectory(prefix="distloss-", dir=place) as folder:
         target = target_of(build, pathlib.Path(folder))
         settings = {"folder": folder, "devices": devices, "target": target.settings}
-        with _launch.children(counts, settings, engine) as children:
-            session = _Session(children, target, progress or _quiet, started)
-            for child in children.values():
-                child.limits = _launch.Limits.all(timeout)
-            return session.report(engine)
+
+        def verdict(counts: Sequence[int], *, float64: bool) -> _Session:
+            own = settings | {"float64": float64}
+            with _launch.children(counts, own, engine) as children:
+                session = _Session(children, target, progress or _quiet, started)
+                for child in children.values():
+                    child.limits = _launch.Limits.all(timeout)
+                session.judge(float64=float64)
+                return session
+
+        session = verdict(counts, float64=False)
+        report = session.report(engine)
+        if session.doubts and session.patient():
+            report = _decided(report, session.doubts, verdict)
+        return report
+
+
+def _decided(report: Report, doubts: dict[int, float], verdict: Any) -> Report:
+    """`report` with what may be rounding decided by the same step in float64."""
+    where = ", ".join(map(str, doubts))
+    check = f"rounding on {where} replicas"
+    worst = f"a difference of {max(doubts.values()):.1g} may be rounding or more"
+    try:
+        shadow = verdict([1, *doubts], float64=True).report(report.engine)
+    except AuditError as error:
+        why = f"{worst}; float64, which would decide, did not run: {error}"
+        return dataclasses.replace(
+            report, skipped=(*report.skipped, Skipped(check, why))
+        )
+    found = [
+        dataclasses.replace(f, evidence=(*f.evidence, "all of it in float64"))
+        for f in shadow.findings
+        if f.replicas in doubts
+    ]
+    kept = [
+        f
+        for f in report.findings
+        if f.replicas not in doubts or f.cause == "overflow-not-agreed"
+    ]
+    measured = [m for m in report.measured if m.replicas not in doubts]
+    decided = Skipped(check, f"{worst}: decided by the same step in float64")
+    return dataclasses.replace(
+        report,
+        findings=(*kept, *found),
+        skipped=(*report.skipped, decided),
+        measured=(*measured, *(m for m in shadow.measured if m.replicas in doubts)),
+    )
 
 
 def _quiet(_text: str) -> None:
@@ -140,20 +182,26 @@ class _Session:
         self._live: set[int] = set()
         self._seconds: dict[int, float] = {}
         self._skipped: list[Skipped] = []
+        self._findings: list[Finding] = []
+        self._measured: list[Measured] = []
+        self._ran = [1]
+        self.doubts: dict[int, float] = {}  # differences that may be rounding, by N
 
     # -- before the first step
 
-    def report(self, engine: str) -> Report:
-        """Asks everything, and says what came of it."""
+    def judge(self, *, float64: bool) -> None:
+        """Asks everything. In float64 the batch and the weights are those of before."""
         self._ask_all("start", "loading TensorFlow")
         self._ask_all("load", "importing build")
         self._ask_all("build", "building")
         rows = self._answers[1][0]["rows"]
-        self._share_batch()
+        self._share_batch(known=float64)
         self._ask_all("trace", "tracing the step", fatal=(1,), batch_norm="frozen")
         facts = self._facts(rows)
-        self._share_weights(facts)
-        return self._judged(engine, facts)
+        if float64 and facts.eps > 2.0**-52:
+            raise AuditError("the step computes in another dtype all the same")
+        self._share_weights(facts, known=float64)
+        self._judge(facts)
 
     def _ask_all(
         self, name: str, words: str, fatal: Sequence[int] | None = None, **about: Any
@@ -171,20 +219,22 @@ class _Session:
                     raise
                 self._failed[count] = str(error)
 
-    def _share_batch(self) -> None:
+    def _share_batch(self, *, known: bool) -> None:
         path = self._path("batch.npz")
-        self._only(1, "save_batch", path=path)
+        if not known:
+            self._only(1, "save_batch", path=path)
         for count in self._children:
-            if count > 1:
+            if count > 1 or known:
                 self._only(count, "load_batch", path=path)
 
-    def _share_weights(self, facts: Facts) -> None:
-        if facts.batch_norm:
-            self._only(1, "calibrate")
+    def _share_weights(self, facts: Facts, *, known: bool) -> None:
         path = self._path("weights.npz")
-        self._only(1, "save_weights", path=path)
+        if not known:
+            if facts.batch_norm:
+                self._only(1, "calibrate")
+            self._only(1, "save_weights", path=path)
         for count in self._children:
-            if count > 1 and count not in self._failed:
+            if (count > 1 or known) and count not in self._failed:
                 self._only(count, "load_weights", path=path)
 
     def _only(self, count: int, name: str, **about: Any) -> Any:
@@ -278,39 +328,45 @@ class _Session:
 
     # -- judging
 
-    def _judged(self, engine: str, facts: Facts) -> Report:
+    def _judge(self, facts: Facts) -> None:
         one = _one_device.OneDevice(self.look, facts, self._lints, self._constants)
-        facts = one.calibrate(patient=self._patient)
-        findings, skipped = list(one.findings), self._skipped + one.skipped
-        measured: list[Measured] = []
-        ran, failures = [1], []
+        facts = one.calibrate(patient=self.patient)
+        self._findings += one.findings
+        self._skipped += one.skipped
+        failures = []
         for count in sorted(set(self._children) - {1}):
             diagnosis = Diagnosis(count, self.look, one.ruler())
-            diagnosis.patient = self._patient
+            diagnosis.patient = self.patient
             diagnosis.accumulates = one.accumulates
             diagnosis.run()
             if diagnosis.failure:
                 failures.append(diagnosis.failure)
             else:
-                ran.append(count)
-            findings += diagnosis.findings
-            skipped += diagnosis.skipped
-            measured += diagnosis.measured
-        one.check_after(findings)
-        findings += one.late
-        if failures and not findings:
+                self._ran.append(count)
+            self._findings += diagnosis.findings
+            self._skipped += diagnosis.skipped
+            self._measured += diagnosis.measured
+            if diagnosis.doubt:
+                self.doubts[count] = diagnosis.doubt
+        one.check_after(self._findings)
+        self._findings += one.late
+        if failures and not self._findings:
             raise AuditError(failures[0])
+
+    def report(self, engine: str) -> Report:
+        """What came of it."""
         return Report(
             self._target.name,
             engine,
-            tuple(ran),
-            tuple(findings),
-            tuple(_without_repeats(skipped)),
-            tuple(measured),
+            tuple(self._ran),
+            tuple(self._findings),
+            tuple(_without_repeats(self._skipped)),
+            tuple(self._measured),
             time.monotonic() - self._started,
         )
 
-    def _patient(self) -> bool:
+    def patient(self) -> bool:
+        """Whether a step is fast enough to ask more than decides."""
         return max(self._seconds.values(), default=0.0) < SLOW
 
 

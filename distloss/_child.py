@@ -106,6 +106,10 @@ class Server:
             self._settings.get("rank"),
         )
         self._trainee = Trainee(place, pathlib.Path(self._settings["folder"]))
+        if self._settings["float64"]:
+            from distloss._float64 import compute_in_float64
+
+            compute_in_float64()
 
     def load(self) -> None:
         """Imports the user's file."""

@@ -10,6 +10,10 @@ import numpy as np
 
 Vector = Any  # one flat float array: the gradients of all variables
 
+DOUBT = (
+    4.0  # so many times less than rounding allows is none; its square is no rounding
+)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -94,6 +98,7 @@ class Difference:
       agrees: nothing but rounding.
       uniform: nothing but rounding, after gN is divided by alpha.
       finite: whether gN is.
+      doubtful: near the border between rounding and more, where eps proves nothing.
       wrong: indices of the variables that differ.
       variables: alpha and rho of each variable with a gradient, by index.
     """
@@ -104,6 +109,7 @@ class Difference:
     agrees: bool
     uniform: bool
     finite: bool
+    doubtful: bool
     wrong: tuple[int, ...]
     variables: dict[int, tuple[float, float]]
 
@@ -147,12 +153,14 @@ class Ruler:
         if not np.isfinite(gradient).all():
             bad = self._without_number(gradient)
             nan = float("nan")
-            return Difference(nan, nan, nan, False, False, False, bad, {})
+            return Difference(nan, nan, nan, False, False, False, False, bad, {})
         scale = scale_of(gradient, wanted)
         least = self._least(seen, reference, norm(wanted))
-        wrong = self._wrong(gradient, wanted, least)
+        excess = self._excess(gradient, wanted, least)
+        wrong = tuple(i for i, times in enumerate(excess) if times > 1)
         factor = scale if scale > 0 else 1.0
-        uniform = bool(scale > 0) and not self._wrong(gradient / factor, wanted, least)
+        of_scaled = max(self._excess(gradient / factor, wanted, least))
+        uniform = bool(scale > 0) and of_scaled <= 1
         size = norm(wanted)
         return Difference(
             scale,
@@ -161,6 +169,7 @@ class Ruler:
             not wrong,
             uniform,
             True,
+            1 / DOUBT < max(excess) < DOUBT**2,
             wrong,
             self._per_variable(gradient, wanted, least),
         )
@@ -173,19 +182,21 @@ class Ruler:
         """Per variable, the length of a difference that means nothing."""
         extra = 2 * self.facts.eps * size
         if "weights" in (*seen.sources, *reference.sources):
-            extra += 2.0**-21 * max(seen.size, reference.size)
+            # Their change is no more exact than they are, in float32 or float64.
+            eps = min(self.facts.eps, 2.0**-23)
+            extra += 4 * eps * max(seen.size, reference.size)
         return [4 * noise + extra for noise in self._noise]
 
-    def _wrong(
+    def _excess(
         self, gradient: Vector, wanted: Vector, least: list[float]
-    ) -> tuple[int, ...]:
+    ) -> list[float]:
+        """Per variable, the difference in units of what rounding may make of it."""
         found = []
         for i, part in enumerate(self.facts.slices()):
             apart = norm(gradient[part] - wanted[part])
             allowed = self.facts.tolerance * norm(wanted[part]) + least[i]
-            if apart > allowed:
-                found.append(i)
-        return tuple(found)
+            found.append(apart / allowed if allowed else float(np.sign(apart) * np.inf))
+        return found
 
     def _per_variable(
         self, gradient: Vector, wanted: Vector, least: list[float]

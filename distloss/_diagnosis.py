@@ -43,6 +43,7 @@ class Diagnosis:
         self.patient: Callable[[], bool] = lambda: True
         self.failure = ""
         self.accumulates = False  # in a wrong way, which is known already
+        self.doubt = 0.0  # the largest difference that may be rounding, or more
         self.findings: list[Finding] = []
         self.skipped: list[Skipped] = []
         self.measured: list[Measured] = []
@@ -91,9 +92,14 @@ class Diagnosis:
 
     def _measure(self, probe: Probe) -> tuple[Seen, Difference]:
         seen = self._look(self.replicas, probe)
-        difference = self._ruler.compare(seen, self._look(1, probe.on_one()))
+        return seen, self._compared(probe, seen, self._look(1, probe.on_one()))
+
+    def _compared(self, probe: Probe, seen: Seen, reference: Seen) -> Difference:
+        difference = self._ruler.compare(seen, reference)
         self.measured.append(self._as_measured(probe, difference))
-        return seen, difference
+        if difference.doubtful:
+            self.doubt = max(self.doubt, difference.error)
+        return difference
 
     def _as_measured(self, probe: Probe, difference: Difference) -> Measured:
         names = self._facts.names
@@ -370,8 +376,7 @@ class Diagnosis:
                 self._skip("clipping", "the gradient is wrong without it")
                 return
             goal = self._look(1, probe.on_one()) if wanted is None else Seen(wanted)
-            difference = self._ruler.compare(seen, goal)
-            self.measured.append(self._as_measured(probe, difference))
+            difference = self._compared(probe, seen, goal)
             if not difference.agrees:
                 how = "as set" if clip == 1 else f"{clip:.3g} times tighter than set"
                 self._find(
@@ -427,7 +432,7 @@ class Diagnosis:
         if any(abs(r - one[0]) <= limit * abs(one[0]) + 1e-7 for r in readings):
             return
         reading = readings[1]
-        difference = Difference(1.0, 0.0, 0.0, True, True, True, (), {})
+        difference = Difference(1.0, 0.0, 0.0, True, True, True, False, (), {})
         ratio = reading / one[0] if one[0] else float("nan")
         self._find(
             "report-only",

@@ -257,7 +257,8 @@ def _listener(
 
 
 def _own_settings(settings: dict[str, Any], count: int) -> dict[str, Any]:
-    folder = pathlib.Path(settings["folder"]) / f"on{count}"
+    name = f"on{count}" + "-float64" * settings["float64"]
+    folder = pathlib.Path(settings["folder"]) / name
     folder.mkdir(exist_ok=True)
     return settings | {
         "replicas": count,

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src import dtype_policies
 
 from distloss import _lint
 from distloss._built import checked_batch, checked_pair, rows_of
@@ -219,7 +220,7 @@ class Trainee:
             )
         for variable, array in zip(variables, arrays, strict=True):
             for component in components(variable):
-                component.assign(array)
+                component.assign(array.astype(component.dtype.as_numpy_dtype))
         self._remember()
 
     def _shared_variables(self) -> list[Any]:
@@ -412,7 +413,7 @@ def _eps(model: Any, variable: Any) -> float:
     policies = [getattr(model, "compute_dtype", None)]
     if isinstance(model, keras.Layer):
         policies += [layer.compute_dtype for layer in model._flatten_layers()]
-    policies += [keras.config.dtype_policy().compute_dtype]
+    policies += [dtype_policies.get(None).compute_dtype]
     epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     known = [epsilons[p] for p in policies if p in epsilons]
     own = tf.as_dtype(variable.dtype).name

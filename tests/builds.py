@@ -45,6 +45,25 @@ def scalar_loss_and_clipping():
     return model, rows()
 
 
+def small_bug_in_bfloat16():
+    """The loss of output b is N times too large, and counts a hundredth."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    x = keras.Input([3])
+    hidden = keras.layers.Dense(4, "tanh")(x)
+    heads = {n: keras.layers.Dense(1, dtype="float32", name=n)(hidden) for n in "ab"}
+    model = keras.Model(x, heads)
+    model.compile(
+        "sgd",
+        {
+            "a": distloss.DistributedLoss("mse"),
+            "b": lambda y, y_pred: keras.ops.mean((y - y_pred) ** 2),
+        },
+        loss_weights={"a": 1.0, "b": 0.01},
+    )
+    inputs, y = rows()
+    return model, (inputs, {"a": y, "b": y})
+
+
 class Averaging:
     """A custom loop whose weights are changed by hand: no Keras optimizer."""
 

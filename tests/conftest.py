@@ -2,6 +2,7 @@
 
 import functools
 
+import forked as forks
 import keras
 import pytest
 import tensorflow as tf
@@ -50,3 +51,9 @@ def clean_keras():
     keras.utils.set_random_seed(7)
     yield
     keras.utils.clear_session()
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Children of the audit are forks of one process that has loaded TensorFlow."""
+    forks.fork_children(monkeypatch)

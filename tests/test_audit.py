@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import distloss
-from distloss import _built, _child, _launch, cli
+from distloss import _built, _child, _compare, _launch, cli
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -62,12 +62,12 @@ def test_a_prepared_model_agrees_and_rubbish_on_stdout_does_no_harm(capfd):
     }
 
 
-def test_two_bugs_are_two_findings():
+def test_two_bugs_are_two_findings(forked):
     report = distloss.audit(builds.scalar_loss_and_clipping, replicas=(1, 2))
     assert {f.cause for f in report.findings} == {"sum-of-means", "clip-before-sum"}
 
 
-def test_a_function_without_a_name_reaches_the_child_and_weights_stand_in():
+def test_a_function_without_a_name_reaches_the_child_and_weights_stand_in(forked):
     loop = builds.without_optimizer
     report = distloss.audit(lambda: loop(), replicas=[2])
     assert report.agrees
@@ -76,9 +76,34 @@ def test_a_function_without_a_name_reaches_the_child_and_weights_stand_in():
         report.findings = ()
 
 
-def test_chance_in_a_step_is_named():
+def test_chance_in_a_step_is_named(forked):
     report = distloss.audit(builds.random_step, replicas=(1, 2))
     assert report.findings[0].cause == "nondeterministic"
+
+
+def test_float64_finds_what_half_precision_hides(forked):
+    report = distloss.audit(builds.small_bug_in_bfloat16, replicas=(1, 2))
+    found = {f.cause: f for f in report.findings}["sum-of-means"]
+    assert found.scale == pytest.approx(2, abs=1e-12)
+    assert "term 'output b'" in found.explanation
+    assert any(s.check == "rounding on 2 replicas" for s in report.skipped)
+
+
+def test_float64_clears_what_is_only_rounding(forked, monkeypatch):
+    """As if float32 were exact to one bit: then its rounding is a difference."""
+    in_float64 = _compare.Ruler._least
+
+    def least(self, *seen):
+        fine = self.facts.eps == 2.0**-52
+        return in_float64(self, *seen) if fine else [0.0] * len(self.facts.sizes)
+
+    monkeypatch.setattr(_compare.Ruler, "_least", least)
+    exact = property(lambda self: self.eps**0.6 if self.eps == 2.0**-52 else 2e-8)
+    monkeypatch.setattr(_compare.Facts, "tolerance", exact)
+    report = distloss.audit(builds.right, replicas=(1, 2))
+    assert report.agrees
+    assert max(m.error for m in report.measured) < 1e-14
+    assert any("decided by the same step" in s.why for s in report.skipped)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +127,7 @@ def test_a_build_that_cannot_be_checked_is_one_message(capfd, tmp_path, name, sa
     assert not children()
 
 
-def test_a_step_that_cannot_be_split_is_one_message():
+def test_a_step_that_cannot_be_split_is_one_message(forked):
     with pytest.raises(AuditError, match="needs 16 rows"):
         distloss.audit(address("step_needs_rows"), replicas=(1, 2))
 
@@ -189,7 +214,7 @@ def test_help_loads_no_tensorflow():
     assert "exit codes: 0" in done.stdout
 
 
-def test_an_ordinary_model_agrees():
+def test_an_ordinary_model_agrees(forked):
     """The others, and 50 seeds: scripts/false_alarms.py."""
     path = BUILDS.parent / "ordinary.py"
     report = distloss.audit(f"{path}:two_outputs", replicas=(1, 4))

@@ -343,3 +343,14 @@ def test_probes_split_rows_without_loss(replicas, calls):
     assert all(len(set(row)) > 1 and min(row) > 0 for row in sizes)
     assert all(row[-1] == 0 for row in _probes.empty(ROWS, replicas, calls).rows())
     assert all(len(set(row)) == 1 for row in _probes.even(ROWS, replicas, calls).rows())
+
+
+@pytest.mark.parametrize(
+    ("times", "doubtful"), [(0.1, False), (0.5, True), (5.0, True), (50.0, False)]
+)
+def test_a_difference_near_that_of_rounding_is_doubtful(times, doubtful):
+    wanted = mean(np.arange(ROWS))
+    other = wanted * (1 + times * FACTS.tolerance)
+    difference = Ruler(FACTS).compare(Seen(other), Seen(wanted))
+    assert difference.doubtful == doubtful
+    assert difference.agrees == (times < 1)

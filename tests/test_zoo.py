@@ -1,22 +1,17 @@
 """The audit names the bug of each zoo entry, and finds nothing in what is mended.
 
-Children of the audit are forked from a process that has TensorFlow loaded, which
-halves the time. Entries that need Horovod start processes of their own, which takes
-long: one of each cause, or all of them with DISTLOSS_ZOO=all.
+Entries that need Horovod start processes of their own, which takes long: one of them,
+or all with DISTLOSS_ZOO=all.
 """
 
 import ast
 import importlib.util
-import multiprocessing
 import os
 import pathlib
-import sys
-from multiprocessing import forkserver
 
 import pytest
 
 import distloss
-from distloss import _child, _launch
 from distloss._causes import CAUSES
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -49,45 +44,6 @@ def mended_source(name):
     parts = [ast.unparse(node) for node in tree.body]
     skipped = ("ENTRY", "def wrong", '"""', "'''", "from _entry")
     return "\n".join(part for part in parts if not part.startswith(skipped))
-
-
-def serve(arguments, log):
-    """A child of the audit, as `python -m distloss._child` is."""
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = arguments
-    _child.main()
-
-
-class Forked:
-    """What the audit wants to know of a child."""
-
-    def __init__(self, command, log, _settings):
-        context = multiprocessing.get_context("forkserver")
-        self._process = context.Process(target=serve, args=(command[2:], str(log)))
-        self._process.start()
-        self.pid = self._process.pid
-
-    def poll(self):
-        return self._process.exitcode
-
-    def wait(self, seconds):
-        self._process.join(seconds)
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Children are forks of one process that has loaded TensorFlow."""
-    monkeypatch.setattr(_launch, "_process", Forked)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["distloss._measure"]
-    )
-    with monkeypatch.context() as environment:
-        for name, value in _launch._SETTINGS.items():
-            environment.setenv(name, value)
-        forkserver.ensure_running()
 
 
 def audited(name, build, *, replicas=(1, 2), engine="strategy"):

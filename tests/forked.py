@@ -1,0 +1,49 @@
+"""Children of the audit as forks of a process that has TensorFlow loaded.
+
+Halves the time of an audit, and shows the same.
+"""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing import forkserver
+
+from distloss import _child, _launch
+
+
+def serve(arguments, log):
+    """A child of the audit, as `python -m distloss._child` is."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = arguments
+    _child.main()
+
+
+class Forked:
+    """What the audit wants to know of a child."""
+
+    def __init__(self, command, log, _settings):
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=serve, args=(command[2:], str(log)))
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, seconds):
+        self._process.join(seconds)
+
+
+def fork_children(monkeypatch):
+    """From now on, until `monkeypatch` is undone."""
+    monkeypatch.setattr(_launch, "_process", Forked)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["distloss._measure"]
+    )
+    with monkeypatch.context() as environment:
+        for name, value in _launch._SETTINGS.items():
+            environment.setenv(name, value)
+        forkserver.ensure_running()
