@@ -90,10 +90,12 @@ CAUSES: dict[str, tuple[str, str]] = {
         "normalization, or accept it: the scale of the loss is right.",
     ),
     "not-decomposable": (
-        "The loss of the batch is no weighted sum of losses of rows (it compares rows, "
-        "or is a ratio of sums), so no factor makes the parts add up.",
-        "Sum what it consists of over replicas before the ratio is taken, or gather "
-        "the other rows; mind that gradients are summed once more.",
+        "The loss of the batch is no weighted sum of losses of rows, so no factor "
+        "makes the parts add up: it compares rows, is a ratio of sums, or adds up "
+        "means with different denominators.",
+        "Take means each with its own denominator (distloss.mean_share for each). Sum "
+        "over replicas what a ratio consists of before it is taken, or gather the "
+        "other rows; mind that gradients are summed once more.",
     ),
     "report-only": (
         "The gradient is right; the loss that is shown is not the loss of the batch.",

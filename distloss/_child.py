@@ -105,6 +105,7 @@ class Server:
             self._settings["devices"],
             self._settings.get("rank"),
         )
+        place.check_collective()
         self._trainee = Trainee(place, pathlib.Path(self._settings["folder"]))
         if self._settings["float64"]:
             from distloss._float64 import compute_in_float64

@@ -45,11 +45,10 @@ class Calls:
                 f"tf.nn.compute_average_loss got losses of shape {shape}: it adds up "
                 "all axes and divides by rows only"
             )
-        value = None if weight is None else tf.get_static_value(weight)
-        if value is not None and getattr(value, "ndim", 0) == 0 and float(value) > 1:
+        if weight is not None and _is_number_of_rows(tf.convert_to_tensor(weight)):
             self._found["batch-size-as-weight"] = (
-                f"tf.nn.compute_average_loss got {float(value):g} as sample_weight, "
-                "its second argument"
+                f"tf.nn.compute_average_loss got one number, {_shown(weight)}, as "
+                "sample_weight, its second argument"
             )
 
     def look_at(self, graph: Any, batch: Any) -> None:
@@ -62,7 +61,7 @@ class Calls:
                 self._look_at_division(operation)
 
     def _look_at_mean(self, mean: Any) -> None:
-        product = _through_casts(mean.inputs[0].op)
+        product = _source_of(mean.inputs[0].op, {"Cast", "Identity"})
         if product.type != "Mul":
             return
         names = [_source(tensor.op) for tensor in product.inputs]
@@ -82,6 +81,20 @@ class Calls:
             self.constants.add(int(value))
 
 
+def _is_number_of_rows(weight: tf.Tensor) -> bool:
+    """A single number above 1, or one that is read off a shape."""
+    value = tf.get_static_value(weight)
+    if value is not None:
+        return bool(value.ndim == 0 and float(value) > 1)
+    read = _source_of(weight.op, {"Cast", "Identity", "StridedSlice"})
+    return weight.shape.rank == 0 and read.type in ("Shape", "Size")
+
+
+def _shown(weight: Any) -> str:
+    value = tf.get_static_value(weight)
+    return "read off a shape" if value is None else f"{float(value):g}"
+
+
 def _weight_names(batch: Any) -> set[str]:
     """The placeholders of sample weights: the step's argument is called leaves."""
     if len(batch) < 3:
@@ -93,14 +106,13 @@ def _weight_names(batch: Any) -> set[str]:
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "StridedSlice"}
 
 
-def _through_casts(operation: Any) -> Any:
-    while operation.type in ("Cast", "Identity"):
+def _source_of(operation: Any, transparent: set[str]) -> Any:
+    while operation.type in transparent:
         operation = operation.inputs[0].op
     return operation
 
 
 def _source(operation: Any) -> str:
     """The name of the argument that this is a view of, or nothing."""
-    while operation.type in _TRANSPARENT:
-        operation = operation.inputs[0].op
+    operation = _source_of(operation, _TRANSPARENT)
     return operation.name if operation.type == "Placeholder" else ""

@@ -10,6 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import AuditError
+from distloss._horovod import HorovodReplicas
+from distloss.replicas import Replicas, StrategyReplicas
 
 
 class Place:
@@ -53,6 +55,24 @@ class Place:
         if self.rank is not None:
             return [outputs]
         return self.strategy.experimental_local_results(outputs)
+
+    def check_collective(self) -> None:
+        """Sums a one of each replica.
+
+        Raises:
+          AuditError: the sum is another number, with which nothing can be compared.
+        """
+        everyone: Replicas = StrategyReplicas()
+        if self.rank is not None:
+            everyone = HorovodReplicas()
+        ones = self.run(lambda _: everyone.sum(tf.ones([]), "ones"), None)
+        found = self.local_results(ones)
+        if any(float(total) != self.replicas for total in found):
+            raise AuditError(
+                f"Expected the sum of a one of each of {self.replicas} replicas to be "
+                f"{self.replicas}. Got {[float(total) for total in found]}. The "
+                "devices or their collectives do not work."
+            )
 
     def bounds_of(self, bounds: Sequence[Sequence[int]]) -> Any:
         """First and last row of each replica, as `strategy.run` hands them out."""

@@ -8,9 +8,11 @@ import sys
 import builds
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import strategy_of
 
 import distloss
-from distloss import _built, _child, _compare, _launch, cli
+from distloss import _built, _child, _compare, _launch, _lint, _place, cli
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -173,6 +175,33 @@ def test_an_error_of_the_user_is_told_with_its_place():
         _child.load(target | {"name": "nothing_here"})
     with pytest.raises(TypeError, match="is a int, no function"):
         _child.load(target | {"name": "ROWS"})
+
+
+def test_a_collective_that_does_not_sum_is_an_error(monkeypatch):
+    place = _place.Place.__new__(_place.Place)
+    place.replicas, place.rank, place.strategy = 4, None, strategy_of("mirrored")
+    place.check_collective()
+    monkeypatch.setattr(_place.StrategyReplicas, "sum", lambda _, local, name: local)
+    with pytest.raises(AuditError, match=r"to be 4\. Got \[1.0, 1.0, 1.0, 1.0\]"):
+        place.check_collective()
+
+
+@pytest.mark.parametrize(
+    ("weight", "found"),
+    [(16, True), ("rows", True), (None, False), (0.5, False), ("weights", False)],
+)
+def test_a_batch_size_in_the_place_of_the_weights_is_found(monkeypatch, weight, found):
+    monkeypatch.setattr(tf.nn, "compute_average_loss", tf.nn.compute_average_loss)
+    calls = _lint.Calls()
+    calls.patch()
+
+    @tf.function(input_signature=[tf.TensorSpec([None])])
+    def step(losses):
+        named = {"rows": tf.shape(losses)[0], "weights": losses * 0.5}
+        return tf.nn.compute_average_loss(losses, named.get(weight, weight), 16)
+
+    step.get_concrete_function()
+    assert ("batch-size-as-weight" in calls.findings()) == found
 
 
 @pytest.mark.parametrize(
