@@ -6,6 +6,7 @@ Loads no TensorFlow: the steps run in child processes, one for each number of re
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distloss import _launch, _one_device
+from distloss import _dealt, _launch, _one_device
 from distloss._compare import Facts, Seen, norm
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
@@ -51,8 +52,11 @@ def audit(  # noqa: PLR0913
       build: takes nothing and returns `(model, batch)`. It is called inside
         `strategy.scope()`. `model` is a compiled Keras model, or an object with
         `trainable_variables` and `train_step(batch)`, one update from a replica's
-        part of the batch. `batch` is `(x, y)` or `(x, y, sample_weight)` in NumPy, the
-        global batch. Or its address: "file.py:build", "package.module:build".
+        part of the batch. If it has a method `dataset(context)`, a data set for
+        `strategy.distribute_datasets_from_function`, who gets which rows of its first
+        batch is looked at, too. `batch` is `(x, y)` or `(x, y, sample_weight)` in
+        NumPy, the global batch. Or the address of `build`: "file.py:build",
+        "package.module:build".
       replicas: how many; the first is always 1, added if it is missing.
       engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
         machine.
@@ -195,6 +199,10 @@ class _Session:
         self._ask_all("load", "importing build")
         self._ask_all("build", "building")
         rows = self._answers[1][0]["rows"]
+        if self._answers[1][0]["dataset"] and not float64:
+            self._ask_all("deal", "dealing out a batch")
+            chain = itertools.chain.from_iterable
+            self._judge_dealt({n: list(chain(a)) for n, a in self._answers.items()})
         self._share_batch(known=float64)
         self._ask_all("trace", "tracing the step", fatal=(1,), batch_norm="frozen")
         facts = self._facts(rows)
@@ -218,6 +226,11 @@ class _Session:
                 if fatal is None or count in fatal:
                     raise
                 self._failed[count] = str(error)
+
+    def _judge_dealt(self, dealt: dict[int, _dealt.Dealt]) -> None:
+        for count in sorted(set(dealt) - {1}):
+            finding = _dealt.wrongly_dealt(dealt[1], dealt[count])
+            self._findings += [finding] if finding else []
 
     def _share_batch(self, *, known: bool) -> None:
         path = self._path("batch.npz")

@@ -129,6 +129,20 @@ CAUSES: dict[str, tuple[str, str]] = {
         "the gradient is multiplied by it.",
         "tf.nn.compute_average_loss(loss, global_batch_size=...), by its name.",
     ),
+    "batch-dealt-twice": (
+        "The data set gives the same rows to several replicas: each of them counts "
+        "several times, and the batch is that much smaller than it looks.",
+        "Let tf.distribute split batches (strategy.experimental_distribute_dataset), "
+        "or shard the rows yourself: dataset.shard(context.num_input_pipelines, "
+        "context.input_pipeline_id), in batches of "
+        "context.get_per_replica_batch_size(global_batch_size).",
+    ),
+    "batch-grows-with-replicas": (
+        "Each replica gets a batch of its own size, so the batch of all of them is "
+        "another one than on one replica.",
+        "Batch by context.get_per_replica_batch_size(global_batch_size) in the "
+        "function that is given to distribute_datasets_from_function.",
+    ),
     "unexplained": (
         "The gradient depends on how the batch is split; the cause could not be told.",
         "See the evidence for what was tried.",

@@ -63,6 +63,7 @@ _DOING = {
     "start": "loading TensorFlow",
     "load": "importing the file of build",
     "build": "calling build()",
+    "deal": "taking the first batch of dataset()",
     "trace": "tracing the training step",
     "run": "running the training step",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,16 @@ class Trainee:
                 f"{self.model.name!r}, which is not. Call model.compile(optimizer, "
                 "loss) in build()."
             )
-        return {"rows": rows_of(self.batch), "kind": type(self.model).__name__}
+        return {
+            "rows": rows_of(self.batch),
+            "dataset": callable(getattr(self.model, "dataset", None)),
+        }
+
+    def deal(self) -> list[list[str]]:
+        """The digest of each row that each replica gets first of the data set."""
+        with self._place.scope():
+            batches = self._place.first_batches(self.model.dataset)
+        return [_digests(batch) for batch in batches]
 
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
@@ -356,6 +366,16 @@ def _as_fit_does(outputs: Any, strategy: Any) -> Any:
     from keras.src.backend.tensorflow.trainer import reduce_per_replica
 
     return reduce_per_replica(outputs, strategy, reduction="auto")
+
+
+def _digests(batch: Any) -> list[str]:
+    """Of each row: the same for rows that hold the same."""
+    leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(batch)]
+    rows = zip(*leaves, strict=True)
+    return [
+        hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in row)).hexdigest()
+        for row in rows
+    ]
 
 
 def _number(value: Any) -> list[float]:

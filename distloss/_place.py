@@ -74,6 +74,19 @@ class Place:
                 "devices or their collectives do not work."
             )
 
+    def first_batches(self, dataset: Callable[[Any], Any]) -> list[Any]:
+        """What each replica of this process gets first of a data set of all."""
+        if self.rank is not None:
+            context = tf.distribute.InputContext(
+                self.replicas, self.rank, num_replicas_in_sync=self.replicas
+            )
+            return [next(iter(dataset(context)))]
+        dealt = self.strategy.distribute_datasets_from_function(dataset)
+        parts = [
+            self.local_results(leaf) for leaf in tf.nest.flatten(next(iter(dealt)))
+        ]
+        return list(zip(*parts, strict=True))
+
     def bounds_of(self, bounds: Sequence[Sequence[int]]) -> Any:
         """First and last row of each replica, as `strategy.run` hands them out."""
         if self.rank is not None:

@@ -13,6 +13,7 @@ from distloss import _probes
 from distloss._causes import CAUSES
 from distloss._clipping import clip_scales, clipped
 from distloss._compare import Facts, Ruler, Seen
+from distloss._dealt import wrongly_dealt
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._one_device import OneDevice
 
@@ -354,3 +355,20 @@ def test_a_difference_near_that_of_rounding_is_doubtful(times, doubtful):
     difference = Ruler(FACTS).compare(Seen(other), Seen(wanted))
     assert difference.doubtful == doubtful
     assert difference.agrees == (times < 1)
+
+
+@pytest.mark.parametrize(
+    ("on_many", "cause"),
+    [
+        (["ab", "ca"], None),
+        (["ab", "cd"], None),
+        (["cab", "ab"], "batch-dealt-twice"),
+        (["", "aabc"], None),
+        (["aabc", "aabc"], "batch-dealt-twice"),
+        (["abad", "efah"], "batch-dealt-twice"),
+        (["bcde", "fghi"], "batch-grows-with-replicas"),
+    ],
+)
+def test_each_row_goes_to_one_replica(on_many, cause):
+    found = wrongly_dealt([["a", "a", "b", "c"]], on_many)
+    assert (found and found.cause) == cause

@@ -20,6 +20,7 @@ NAMES = (
     "mixed_precision",
     "prepare",
     "three_reductions",
+    "tpu_digits",
     "vae_add_loss",
     "wrong_scaling",
 )
