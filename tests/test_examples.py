@@ -21,6 +21,7 @@ NAMES = (
     "prepare",
     "three_reductions",
     "tpu_digits",
+    "two_towers",
     "vae_add_loss",
     "wrong_scaling",
 )

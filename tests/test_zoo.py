@@ -79,6 +79,16 @@ def test_what_is_mended_agrees(name, forked):
     assert audited(name, "mended").findings == ()
 
 
+@pytest.mark.parametrize(
+    ("build", "causes"),
+    [("local_negatives", {"not-decomposable"}), ("gathered_negatives", set())],
+)
+def test_the_audit_of_two_towers_is_honest(build, causes, forked):
+    address = f"{ROOT / 'examples' / 'two_towers.py'}:{build}"
+    report = distloss.audit(address, replicas=(1, 2))
+    assert {finding.cause for finding in report.findings} == causes
+
+
 @pytest.mark.skipif(not has_horovod, reason="needs Horovod: scripts/install_horovod")
 @pytest.mark.parametrize("build", ["wrong", "mended"])
 @pytest.mark.parametrize("name", WITH_HOROVOD if ALL else WITH_HOROVOD[:1])
