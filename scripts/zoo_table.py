@@ -1,4 +1,4 @@
-"""Audits the zoo, and writes its table into `examples/zoo/README.md`.
+"""Audits the zoo, and writes its tables: into README.md, and into that of the zoo.
 
 Each entry of `examples/zoo` is audited twice, `wrong` and `mended`. The table says what
 the audit said; an entry whose verdict is not the one that it promises is an error.
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 
-ZOO = pathlib.Path(__file__).parent.parent / "examples" / "zoo"
-README = ZOO / "README.md"
+ROOT = pathlib.Path(__file__).parent.parent
+ZOO = ROOT / "examples" / "zoo"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- table: scripts/zoo_table.py -->", "<!-- end of table -->"
 
 sys.path.insert(0, str(ZOO))
@@ -83,7 +84,7 @@ def _numbers(finding: dict) -> str:
 def row(name: str, entry: Entry, report: dict | None) -> str:
     """One line of the table."""
     where = "<br>".join(links(entry.reported))
-    title = f"[{entry.title}]({name}.py)"
+    title = f"[{entry.title}](examples/zoo/{name}.py)"
     cells = [entry.bug, title, where, said(report), entry.mended_by]
     return f"| {' | '.join(cells)} |"
 
@@ -123,12 +124,12 @@ def not_run() -> list[str]:
     return lines
 
 
-def write(lines: list[str]) -> None:
-    """Puts `lines` between the two markers of the README."""
-    before, _, rest = README.read_text().partition(BEGIN)
+def write(readme: pathlib.Path, lines: list[str]) -> None:
+    """Puts `lines` between the two markers of a README."""
+    before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    body = "\n".join(["", *lines, "", "## Without an entry", "", *not_run(), ""])
-    README.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
+    body = "\n".join(["", *lines, ""])
+    readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
 
 
 def main() -> int:
@@ -144,7 +145,8 @@ def main() -> int:
         lines, problems = table(
             folder or pathlib.Path(temporary), kept_only=options.kept_only
         )
-    write(lines)
+    write(README, lines)
+    write(ZOO / "README.md", not_run())
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -1,5 +1,6 @@
-"""scripts/setup says in one line what is missing."""
+"""scripts/setup says in one line what is missing; scripts/bench still runs."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -105,3 +106,21 @@ def test_horovod_needs_a_tensorflow_to_be_built_for(tmp_path):
     done = subprocess.run([script, tmp_path / "bare"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "no TensorFlow in the environment of" in done.stderr
+
+
+def test_the_benchmark_runs(tmp_path):
+    output, pictures = tmp_path / "bench.json", tmp_path / "pictures"
+    command = [sys.executable, ROOT / "scripts" / "bench.py", "--toy"]
+    command += ["--only", "loss,fit,larger"]
+    command += ["--output", output, "--pictures", pictures]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(output.read_text())
+    assert found["loss"][0]["counted"]["ratio"] > 0
+    assert found["fit"][0]["prepare"]["trace_ratio"] > 0
+    assert {path.name for path in pictures.iterdir()} == {
+        "loss.png",
+        "fit.png",
+        "larger.png",
+    }
+    assert "| model | replicas | plain ms | static |" in done.stdout

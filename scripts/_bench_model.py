@@ -1,0 +1,60 @@
+"""What a denominator costs on more devices than there are here: the alpha-beta model.
+
+An all-reduce of n bytes over p devices takes about
+
+    ring:  2 (p - 1) alpha + 2 (p - 1) / p * n * beta
+    tree:  2 ceil(log2 p) (alpha + n * beta)
+
+with alpha the latency of one message and beta the seconds per byte (Thakur,
+Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH,
+2005). Of a scalar only alpha matters. Exposed, it is waited for; hidden, it runs while
+the forward pass does; packed, it is 8 more bytes of the gradients' own all-reduce.
+"""
+
+import math
+
+# Latency of an all-reduce of 8 bytes, microseconds, by number of GPUs (8 a node), from
+# the constants of NCCL 2.11: https://github.com/NVIDIA/nccl/blob/v2.11.4-1/src/graph/tuning.cc
+NCCL_SCALAR_US = {8: 10.2, 64: 47.5, 512: 77.5, 4096: 107.5}
+# Measured for 1 KB between two nodes over TCP, microseconds:
+# https://github.com/facebookincubator/gloo/issues/158
+GLOO_TCP_US = 354.0
+NETWORK_BYTES_PER_SECOND = 25e9 / 8 * 8  # 8 cards of 25 Gbit/s per node
+STEP_MS = (10.0, 100.0)
+
+
+def gloo_scalar_us(devices):
+    """A tree of messages over TCP."""
+    return GLOO_TCP_US * math.ceil(math.log2(devices))
+
+
+def expected(devices, step_ms, scalar_us):
+    """The share of a step that a denominator adds, in the three ways, in percent."""
+    step_us = 1e3 * step_ms
+    forward_us = step_us / 3
+    packed_us = 2 * 8 / NETWORK_BYTES_PER_SECOND * 1e6
+    return {
+        "devices": devices,
+        "step_ms": step_ms,
+        "scalar_us": round(scalar_us, 1),
+        "exposed_percent": round(100 * scalar_us / step_us, 4),
+        "hidden_percent": round(100 * max(0.0, scalar_us - forward_us) / step_us, 4),
+        "packed_percent": round(100 * packed_us / step_us, 7),
+    }
+
+
+def predictions(results):
+    """For NCCL and gloo, and for this machine beside what was measured here."""
+    found = []
+    for step_ms in STEP_MS:
+        for devices, scalar_us in NCCL_SCALAR_US.items():
+            found.append({"network": "NCCL", **expected(devices, step_ms, scalar_us)})
+        for devices in NCCL_SCALAR_US:
+            own = expected(devices, step_ms, gloo_scalar_us(devices))
+            found.append({"network": "gloo over TCP", **own})
+    for row in results.get("horovod", []):
+        scalar_us = row["scalar_ms"] * 1e3
+        own = expected(row["processes"], row["plain"]["ms"], scalar_us)
+        own["measured_percent"] = round(100 * (row["loop"]["ratio"] - 1), 2)
+        found.append({"network": "gloo, here", **own})
+    return found

@@ -1,0 +1,53 @@
+"""Ways of doing the same: alternating, the median of paired ratios; their graphs."""
+
+import statistics
+import time
+
+
+def seconds_of(function):
+    """Wall time of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def compared(plain, others, pairs):
+    """Each of `others` against `plain`, A B C A B C ...
+
+    Args:
+      plain: function without arguments, which ends when its work is done.
+      others: name -> such a function.
+      pairs: how many rounds, after one that is not counted.
+
+    Returns:
+      name -> {"ratio", "middle_half", "ms"}, and "plain" -> {"ms"}.
+    """
+    functions = {"plain": plain, **others}
+    for function in functions.values():
+        function()
+    rounds = [
+        {name: seconds_of(function) for name, function in functions.items()}
+        for _ in range(pairs)
+    ]
+    found = {"plain": {"ms": _median_ms(rounds, "plain")}}
+    for name in others:
+        ratios = [each[name] / each["plain"] for each in rounds]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        found[name] = {
+            "ratio": round(median, 4),
+            "middle_half": [round(low, 4), round(high, 4)],
+            "ms": _median_ms(rounds, name),
+        }
+    return found
+
+
+def _median_ms(rounds, name):
+    return round(1e3 * statistics.median(each[name] for each in rounds), 3)
+
+
+def operations(graph):
+    """Those of a graph and of the functions that it calls."""
+    found = list(graph.get_operations())
+    for function in graph._functions.values():
+        found += operations(function.graph)
+    return found

@@ -1,0 +1,137 @@
+"""Training steps to compare: by hand, with distloss, and those of Keras' `fit`."""
+
+import time
+
+import keras
+import tensorflow as tf
+from _bench_models import MODELS, crossentropy
+from _bench_pairs import operations
+
+import distloss
+
+ROWS = 64
+
+
+def distributed(strategy, arrays):
+    """The rows of each replica, held on the devices: no input pipeline is measured."""
+    count = strategy.num_replicas_in_sync
+
+    def part(array):
+        size = len(array) // count
+        parts = [tf.constant(array[i * size : (i + 1) * size]) for i in range(count)]
+        if count == 1:
+            return parts[0]
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+    return tuple(part(array) for array in arrays)
+
+
+class LoopStep:
+    """One step of a custom loop, traced.
+
+    Attributes:
+      trace_seconds: how long tracing took.
+      operations: how many the graph has, with those of its functions.
+    """
+
+    def __init__(self, strategy, name, loss_of, optimizer=None, rows=ROWS):
+        with strategy.scope():
+            model, x, y = MODELS[name](rows)
+            update = (optimizer or plain_sgd)()
+            update.build(model.trainable_variables)
+        self._batch = distributed(strategy, (x, y))
+
+        def replica(x, y):
+            with tf.GradientTape() as tape:
+                loss = loss_of(y, model(x, training=True))
+                scaled = update.scale_loss(loss)
+            gradients = tape.gradient(scaled, model.trainable_variables)
+            update.apply(gradients, model.trainable_variables)
+            return loss
+
+        @tf.function
+        def step(batch):
+            return strategy.reduce("SUM", strategy.run(replica, args=batch), axis=None)
+
+        started = time.perf_counter()
+        graph = step.get_concrete_function(self._batch).graph
+        self.trace_seconds = time.perf_counter() - started
+        self.operations = len(operations(graph))
+        self._step = step
+
+    def __call__(self):
+        float(self._step(self._batch))
+
+
+class FitStep:
+    """What `fit` runs for each batch of a compiled model."""
+
+    def __init__(self, strategy, name, optimizer=None, rows=ROWS, **prepared):
+        """`prepared`: arguments of `distloss.prepare`; none for plain Keras."""
+        with strategy.scope():
+            model, x, y = MODELS[name](rows)
+            model.compile((optimizer or plain_sgd)(), crossentropy(), jit_compile=False)
+            if prepared:
+                distloss.prepare(model, **prepared)
+        self.model = model
+        model.fit(x, y, rows, shuffle=False, verbose=0)  # which builds
+        started = time.perf_counter()
+        model.make_train_function(force=True)
+        data = tf.data.Dataset.from_tensors((x, y)).repeat()
+        self._batches = iter(strategy.experimental_distribute_dataset(data))
+        self()
+        self.trace_seconds = time.perf_counter() - started
+
+    def __call__(self):
+        self.model.train_function(self._batches)
+        self.model._loss_tracker.count.numpy()  # waits until the step is done
+
+
+def plain_sgd(**options):
+    """The update rule that costs least, so that everything else shows most."""
+    return keras.optimizers.SGD(0.01, **options)
+
+
+# -- losses of a loop
+
+
+def by_hand_static(rows):
+    """`tf.nn.compute_average_loss` with the rows of the whole batch."""
+    per_element = crossentropy(reduction="none")
+
+    def loss_of(y, y_pred):
+        values = per_element(y, y_pred)
+        axes = list(range(1, values.shape.rank))
+        values = tf.reduce_mean(values, axes) if axes else values
+        return tf.nn.compute_average_loss(values, global_batch_size=rows)
+
+    return loss_of
+
+
+def by_hand_counted(_rows):
+    """What a careful user writes: the sum of losses over the number of all elements."""
+    per_element = crossentropy(reduction="none")
+
+    def loss_of(y, y_pred):
+        values = per_element(y, y_pred)
+        mask = getattr(y_pred, "_keras_mask", None)
+        weights = tf.ones_like(values) if mask is None else tf.cast(mask, values.dtype)
+        count = tf.stop_gradient(tf.reduce_sum(weights))
+        context = tf.distribute.get_replica_context()
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            count = context.all_reduce("SUM", tf.identity(count))
+        return tf.reduce_sum(values * weights) / count
+
+    return loss_of
+
+
+def counted(_rows):
+    """DistributedLoss that counts."""
+    return distloss.DistributedLoss(crossentropy())
+
+
+def static(rows):
+    """DistributedLoss with a fixed number of rows."""
+    return distloss.DistributedLoss(crossentropy(), global_batch_size=rows)
