@@ -120,6 +120,11 @@ class HorovodReplicas(Replicas):
             return share
         return share * self.count_as(share.dtype)
 
+    @property
+    def sums_are_exact(self) -> bool:
+        """Not with compression."""
+        return bool(self.compression == "none")
+
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"
     ) -> list[Gradient]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss
 
 from distloss import _denominators, _reduce, microbatches
-from distloss._denominators import Part, Step
+from distloss._denominators import Carried, Part, Step
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
 from distloss.losses import DistributedLoss
@@ -120,7 +120,7 @@ def _wrap_optimizer(model: keras.Model, replicas: Replicas | None) -> None:
 
 def _override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None:
     if parts == 1:
-        model.train_step = Hook(_train_step, model)
+        model.train_step = Hook(_train_step, model, replicas)
     else:
         model.train_step = Hook(_train_step_in_parts, model, replicas, parts)
     model.test_step = Hook(_test_step, model)
@@ -173,6 +173,8 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     if step is None:  # while Keras builds
         return reported
     has_rows = step.rows > 0  # the mean of none is NaN
+    if step.carried is not None:  # regularisers, W_r times, of sums that W divides
+        return tf.reduce_sum(added) * tf.cast(step.carried.weight, added.dtype)
     reported, added = (
         tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
     )
@@ -183,10 +185,48 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     return _reduce.value_with_gradient_of(replicas.to_reduce(weighed), reported)
 
 
-def _train_step(model: keras.Model, data: Any) -> Any:
+def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     _check_still_prepared(model)
-    with _denominators.during(Step(microbatches.cut(data, 1).rows)):
+    step = Step(microbatches.cut(data, 1).rows)
+    with _denominators.during(step):
+        if _has_one_denominator(model):
+            return _train_step_in_one_sum(model, replicas, step, data)
         return type(model).train_step(model, data)
+
+
+def _has_one_denominator(model: keras.Model) -> bool:
+    losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
+    return (
+        len(losses) == 1
+        and losses[0] is not None
+        and losses[0].counts
+        and model.optimizer.carries
+        and bool(model.trainable_weights)
+    )
+
+
+def _train_step_in_one_sum(
+    model: keras.Model, replicas: Replicas, step: Step, data: Any
+) -> Any:
+    """What Keras' `train_step` does, with the denominator among the gradients."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape:
+        y_pred = _predictions(model, x, training=True)
+        # What layers add are means over rows, and rows another denominator.
+        if not any(layer._losses for layer in model._flatten_layers()):
+            step.carried = Carried()
+        loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
+    gradients = tape.gradient(loss, model.trainable_weights)
+    if step.carried is not None:
+        step.carried.total = loss
+    pairs = zip(gradients, model.trainable_weights, strict=True)
+    model.optimizer.apply_gradients(pairs)
+    if step.carried is None:
+        whole = loss / replicas.reported(tf.ones_like(loss))
+    else:
+        whole = _reduce.share(*tf.unstack(step.carried.sums))
+    model._loss_tracker.update_state(whole, sample_weight=step.rows)
+    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
 def _test_step(model: keras.Model, data: Any) -> Any:
@@ -274,10 +314,14 @@ def _loss_and_predictions(
 ) -> tuple[tf.Tensor, Any]:
     x, y, sample_weight = data
     with _denominators.during(part):
-        given = {"training": training} if model._call_has_training_arg else {}
-        y_pred = model(x, **given)
+        y_pred = _predictions(model, x, training=training)
         loss = model._compute_loss(x, y, y_pred, sample_weight, training=training)
         return loss, y_pred
+
+
+def _predictions(model: keras.Model, x: Any, *, training: bool) -> Any:
+    given = {"training": training} if model._call_has_training_arg else {}
+    return model(x, **given)
 
 
 def _check_still_prepared(model: keras.Model) -> None:

@@ -195,6 +195,9 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
             self._refuse_forward_pass(step)
         if isinstance(step, _denominators.Part):
             return self._share_of_part(local, step)
+        if step is not None and step.carried is not None:
+            step.carried.weight = self._local_weight(local)
+            return _reduce.total(local)
         value, denominator = self._value_and_denominator(local)
         return _denominators.announced(value, denominator, self)
 
@@ -238,9 +241,14 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
                 "distloss.prepare weighs added losses by each replica's rows."
             )
 
+    @property
+    def counts(self) -> bool:
+        """Whether the denominator is a sum over replicas, of what each of them has."""
+        return self.reduction not in ("sum", "none") and self.global_batch_size is None
+
     def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:
         """W_r, or None where W is fixed and nobody has to count."""
-        if self.reduction == "sum" or self.global_batch_size is not None:
+        if not self.counts:
             return None
         if self.reduction == "mean_with_sample_weight":
             return _reduce.keras_sample_weight(local, self._replicas)

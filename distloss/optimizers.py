@@ -190,11 +190,35 @@ class DistributedOptimizer(_KerasOptimizer):
             and not self._overwrite_variable_with_gradient(variable)
         ]
         present = [_as_gradient(local[i]) for i in at]
-        name = f"gradients_{type(self).__bases__[1].__name__}"
-        summed = self._replicas.sum_gradients(present, name)
-        for i, gradient in zip(at, summed, strict=True):
+        for i, gradient in zip(at, self._sums_of(present), strict=True):
             sums[i] = gradient
         return sums
+
+    def _sums_of(self, local: list[Gradient]) -> list[Gradient]:
+        """The sums over replicas; of a step that carries its denominator, divided."""
+        name = f"gradients_{type(self).__bases__[1].__name__}"
+        step = _denominators.current_step()
+        if step is None or step.carried is None:
+            return self._replicas.sum_gradients(local, name)
+        *sums, carried = self._replicas.sum_gradients(
+            [*local, step.carried.local()], name
+        )
+        step.carried.sums = tf.convert_to_tensor(carried)
+        return [_divided(gradient, step.carried.sums[1]) for gradient in sums]
+
+    @property
+    def carries(self) -> bool:
+        """Whether a step's denominator may travel with its gradients.
+
+        Not where gradients have a scale of their own, which that of sums would exceed;
+        and where several steps or several optimizers share the sums.
+        """
+        return (
+            self._settings.accumulation_steps == 1
+            and not isinstance(self, _HOLD_OTHERS)
+            and self._replicas.sums_are_exact
+            and self._replicas.count() > 1
+        )
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         # Keras sums here, after it has clipped: what comes was summed before.
@@ -406,6 +430,7 @@ def _state_of(optimizer: Any) -> dict[str, Any]:
 
 # Not in every Keras 3.
 _MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
+_HOLD_OTHERS = (keras.optimizers.LossScaleOptimizer, _MULTI_OPTIMIZER)
 
 
 def _inner_optimizers_of(optimizer: Any, replicas: Replicas | None) -> dict[str, Any]:
@@ -466,6 +491,13 @@ def _as_gradient(gradient: Any) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.convert_to_tensor(gradient)
+
+
+def _divided(gradient: Gradient, denominator: tf.Tensor) -> Gradient:
+    if isinstance(gradient, tf.IndexedSlices):
+        values = _divided(gradient.values, denominator)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return _reduce.share(gradient, tf.cast(denominator, gradient.dtype))
 
 
 def _refuse_horovods_own(optimizer: Any) -> None:

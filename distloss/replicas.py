@@ -63,6 +63,11 @@ class Replicas(abc.ABC):
           ContextError: replicas cannot be summed from here.
         """
 
+    @property
+    def sums_are_exact(self) -> bool:
+        """Whether gradients are summed in their own dtype, and so are counts."""
+        return True
+
     @abc.abstractmethod
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""

@@ -116,27 +116,38 @@ def test_the_comparison_rejects_parts_with_their_own_denominators(
         assert_same(trained(prepare(compiled(), microbatches=3)), one_device)
 
 
+def collectives_of_a_step(optimizer=lambda: "sgd", **options):
+    """How many collectives one replica takes part in, and in its loops."""
+    strategy = strategy_of("collective")
+    with strategy.scope():
+        model = small(optimizer())
+    prepare(model, **options)
+    batch = tf.ones((8, 2)), tf.ones((8, 1))
+
+    @tf.function(autograph=False)
+    def step():
+        strategy.run(model.train_step, (batch,))
+
+    with strategy.scope():
+        model._symbolic_build(data_batch=batch)
+    graph = step.get_concrete_function().graph.as_graph_def()
+    bodies = [graph.node, *(body.node_def for body in graph.library.function)]
+    names = [node.op for body in bodies for node in body]
+    found = sum(name.startswith("Collective") for name in names)
+    return found / strategy.num_replicas_in_sync
+
+
 def test_a_step_in_parts_has_three_collectives_whatever_their_number():
     """Denominators, shares, gradients; none of these inside the loop."""
-    strategy = strategy_of("collective")
-    counts = []
-    for microbatches in (2, 5):
-        with strategy.scope():
-            model = small()
-        prepare(model, microbatches=microbatches)
-        batch = tf.ones((8, 2)), tf.ones((8, 1))
+    assert collectives_of_a_step(microbatches=2) == 3
+    assert collectives_of_a_step(microbatches=5) == 3
 
-        @tf.function(autograph=False)
-        def step(model=model, batch=batch):
-            strategy.run(model.train_step, (batch,))
 
-        with strategy.scope():
-            model._symbolic_build(data_batch=batch)
-        graph = step.get_concrete_function().graph.as_graph_def()
-        bodies = [graph.node, *(body.node_def for body in graph.library.function)]
-        names = [node.op for body in bodies for node in body]
-        counts.append(sum(name.startswith("Collective") for name in names))
-    assert counts == [3 * strategy.num_replicas_in_sync] * 2
+def test_the_denominator_of_a_step_travels_with_its_gradients():
+    optimizers = keras.optimizers
+    assert collectives_of_a_step(lambda: optimizers.Adam(global_clipnorm=1.0)) == 1
+    scaled = optimizers.LossScaleOptimizer  # the gradients of sums would be too large
+    assert collectives_of_a_step(lambda: scaled(optimizers.SGD())) == 2
 
 
 def small(optimizer="sgd", loss="mse", **options):
