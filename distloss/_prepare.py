@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.trainers.compile_utils import CompileLoss
 
 from distloss import _denominators, _reduce, microbatches
@@ -186,14 +187,26 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
 def _train_step(model: keras.Model, data: Any) -> Any:
     _check_still_prepared(model)
     with _denominators.during(Step(microbatches.cut(data, 1).rows)):
-        return type(model).train_step(model, data)
+        return _as_keras_reads(type(model).train_step(model, data), model)
 
 
 def _test_step(model: keras.Model, data: Any) -> Any:
     step = Step(microbatches.cut(data, 1).rows)
     step.all_rows = step.rows  # only gradients need those of others
     with _denominators.during(step):
-        return type(model).test_step(model, data)
+        return _as_keras_reads(type(model).test_step(model, data), model)
+
+
+def _as_keras_reads(results: Any, model: keras.Model) -> Any:
+    """What a step reports, with an axis for Keras to average over.
+
+    Over several workers it takes a mean over axis 0 besides that over replicas, which
+    numbers do not have; elsewhere it does not.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
+    """
+    if not _collective_all_reduce_multi_worker(model.distribute_strategy):
+        return results
+    return keras.tree.map_structure(lambda result: result[tf.newaxis], results)
 
 
 def _train_step_in_parts(
@@ -226,7 +239,7 @@ def _train_step_in_parts(
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
         model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])
-    return model.get_metrics_result()
+    return _as_keras_reads(model.get_metrics_result(), model)
 
 
 def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
