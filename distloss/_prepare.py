@@ -269,6 +269,11 @@ def _gradients_of_part(
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
         scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
     gradients = tape.gradient(scaled, model.trainable_weights)
+    for gradient, weight in zip(gradients, model.trainable_weights, strict=True):
+        if isinstance(
+            gradient, tf.Tensor
+        ):  # Dense of rows of tokens forgets a part of it
+            gradient.set_shape(weight.shape)
     x, y, sample_weight = data
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
