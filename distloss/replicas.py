@@ -158,6 +158,13 @@ class StrategyReplicas(Replicas):
     there is one replica. Sums need replica context, that is the function given
     to `strategy.run`; with one replica they need nothing.
 
+    Under `MultiWorkerMirroredStrategy` the replicas of all workers are counted.
+    TensorFlow matches their sums by order: all workers must run the same program.
+
+    Workers of a `ParameterServerStrategy` are not in sync. Each makes updates of its
+    own, each from one batch, so one replica is counted: a loss is divided by the
+    weight of that batch and by nothing else, however many workers there are.
+
     Example:
       >>> from distloss import StrategyReplicas
       >>> StrategyReplicas().count()
@@ -233,7 +240,18 @@ class StrategyReplicas(Replicas):
         return sums
 
     def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
-        """As the base class says; needs replica context."""
+        """As the base class says; needs replica context.
+
+        Raises:
+          ContextError: not replica context, or under a ParameterServerStrategy.
+        """
+        if isinstance(current_strategy(), tf.distribute.ParameterServerStrategy):
+            raise ContextError(
+                "Expected replicas that take their steps together, to accumulate over "
+                "several of them. Got a ParameterServerStrategy, whose workers would "
+                "add to one window, each at its own time. Leave out accumulation_steps="
+                ", or use another strategy."
+            )
         needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
         if self.count() == 1 or needs_no_merge():
             super().call_if(condition, function)

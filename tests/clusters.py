@@ -74,7 +74,8 @@ def _forked(program, folder, addresses, index):
     task = {"type": "worker", "index": index}
     config = {"cluster": {"worker": addresses}, "task": task}
     os.environ["TF_CONFIG"] = json.dumps(config)
-    sys.argv, sys.path[0] = [program, folder], os.path.dirname(program)
+    sys.argv = [program, folder]
+    sys.path.insert(0, os.path.dirname(program))
     try:
         runpy.run_path(program, run_name="__main__")
         os._exit(0)  # TensorFlow would wait for a cluster that may have failed

@@ -97,20 +97,8 @@ def flat(variables):
     return [float(x) for v in variables for x in np.ravel(np.array(v))]
 
 
-def trained_in_a_loop(strategy, batches, loss_of, optimizer):
-    """Weights, the loss of each step, a mean, and this worker's rows of each step.
-
-    Args:
-      strategy: the workers.
-      batches: distributed, of (ids, x, y, weight).
-      loss_of: (model, y, y_pred, weight) -> what a replica differentiates.
-      optimizer: () -> what updates.
-    """
-    with strategy.scope():
-        model, error = network(), distloss.GlobalMean()
-        optimizer = optimizer()
-        optimizer.build(model.trainable_variables)
-    start = flat(model.weights)
+def step_of(strategy, model, optimizer, error, loss_of):
+    """The update of one distributed batch, which returns its loss."""
 
     def replica_step(_, x, y, weight):
         with tf.GradientTape() as tape:
@@ -127,6 +115,24 @@ def trained_in_a_loop(strategy, batches, loss_of, optimizer):
         losses = strategy.run(replica_step, batch)
         return strategy.reduce("SUM", losses, axis=None)
 
+    return step
+
+
+def trained_in_a_loop(strategy, batches, loss_of, optimizer):
+    """Weights, the loss of each step, a mean, and this worker's rows of each step.
+
+    Args:
+      strategy: the workers.
+      batches: distributed, of (ids, x, y, weight).
+      loss_of: (model, y, y_pred, weight) -> what a replica differentiates.
+      optimizer: () -> what updates.
+    """
+    with strategy.scope():
+        model, error = network(), distloss.GlobalMean()
+        optimizer = optimizer()
+        optimizer.build(model.trainable_variables)
+    start = flat(model.weights)
+    step = step_of(strategy, model, optimizer, error, loss_of)
     rows, losses = [], []
     for _ in range(EPOCHS):
         for batch in batches:
@@ -188,8 +194,7 @@ def results_of(checks):
     return results
 
 
-def write(folder, strategy, results, name="results"):
-    worker = strategy.cluster_resolver.task_id
+def write(folder, worker, results, name="results"):
     path = pathlib.Path(folder) / f"{name}{worker}.json"
     path.with_suffix(".part").write_text(json.dumps(results))
     path.with_suffix(".part").rename(path)

@@ -86,8 +86,8 @@ def killed_worker():
     except tf.errors.OpError as error:
         raised = type(error).__name__
     seconds = time.monotonic() - killed.last
-    problem.write(FOLDER, strategy, {"raised": raised, "seconds": seconds}, "killed")
+    problem.write(FOLDER, ME, {"raised": raised, "seconds": seconds}, "killed")
 
 
-problem.write(FOLDER, strategy, problem.results_of(CHECKS))
+problem.write(FOLDER, ME, problem.results_of(CHECKS))
 killed_worker()

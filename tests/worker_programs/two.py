@@ -172,8 +172,8 @@ def missing_worker():
     except tf.errors.OpError as error:
         raised = type(error).__name__
     seconds = time.monotonic() - began
-    problem.write(FOLDER, strategy, {"raised": raised, "seconds": seconds}, "missed")
+    problem.write(FOLDER, ME, {"raised": raised, "seconds": seconds}, "missed")
 
 
-problem.write(FOLDER, strategy, problem.results_of(CHECKS))
+problem.write(FOLDER, ME, problem.results_of(CHECKS))
 missing_worker()
