@@ -43,6 +43,13 @@ def three(tmp_path_factory):
     return launched("three.py", 3, tmp_path_factory.mktemp("three"))
 
 
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("servers")
+    _, _, results = launched("parameter_server.py", 1, folder)
+    return results[0]
+
+
 @pytest.fixture
 def check_of(request):
     """(cluster, check) -> its results of each worker, which hold the same weights."""
@@ -232,3 +239,19 @@ def test_a_killed_worker_ends_the_others(three):
         assert written[f"killed{index}"]["raised"] == "UnavailableError"
         assert written[f"killed{index}"]["seconds"] < 40
     assert codes == [0, 0, -9]
+
+
+@pytest.mark.parametrize("check", ["with_wrappers", "with_mean_share"])
+def test_a_parameter_server_gets_each_workers_own_mean(servers, check):
+    """Clipped once, and divided by no number of workers, which are two."""
+    got = servers[check]
+    weights, losses, mean = trained_alone(got["start"], got["rows"], "SGD")
+    assert_same(got["weights"], weights, 1e-6)
+    assert got["losses"] == pytest.approx(losses, rel=1e-5)
+    assert got["mean"] == pytest.approx(mean, rel=1e-5)
+    assert got["replicas"] == 1
+
+
+def test_accumulation_on_a_parameter_server_is_refused(servers):
+    wanted = "Expected replicas that take their steps together"
+    assert wanted in servers["accumulated"]["raised"]
