@@ -31,7 +31,8 @@ def prepare(
 
     Wraps each loss in a `DistributedLoss` and the optimizer in a
     `DistributedOptimizer`, with its state kept; weighs what layers add with `add_loss`
-    by each replica's rows; and lets `fit` begin with a batch that splits unevenly.
+    by each replica's rows; and lets `fit` begin with a batch that splits unevenly and
+    run on several workers (`MultiWorkerMirroredStrategy`).
     Everything else of the model stays: callbacks, metrics, `evaluate`, `predict`,
     saving. A saved file is one of the model as it was compiled: prepare what
     `keras.models.load_model` returns. Prepare again after `compile`, too; a model that

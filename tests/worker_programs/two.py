@@ -18,8 +18,8 @@ keras.utils.set_random_seed(ME)  # all must start from the weights of the first
 POLICY = tf.data.experimental.AutoShardPolicy
 
 
-def whole(policy=POLICY.DATA):
-    return problem.sharded(tf.data.Dataset.range(problem.ROWS), policy)
+def whole():
+    return problem.sharded(tf.data.Dataset.range(problem.ROWS), POLICY.DATA)
 
 
 def in_a_loop(batches, loss_of=problem.distributed_loss, optimizer=None):
@@ -45,8 +45,10 @@ def loop_over_files():
     return in_a_loop(problem.from_files(FOLDER, POLICY.FILE))
 
 
-def loop_over_the_same_rows():
-    return in_a_loop(whole(POLICY.OFF))
+def loop_over_own_rows():
+    """Every second row, which TensorFlow does not deal."""
+    own = tf.data.Dataset.range(ME, problem.ROWS, 2)
+    return in_a_loop(problem.sharded(own, POLICY.OFF))
 
 
 def loop_that_accumulates():
@@ -79,6 +81,23 @@ def overflow_on_one_worker():
         "weight": float(weight.value.numpy()[0]),
         "scale": scale,
     }
+
+
+def losses_in_another_order():
+    names = ["mse", "mae"] if ME == 0 else ["mae", "mse"]
+    losses = [distloss.DistributedLoss(name) for name in names]
+
+    @tf.function
+    def step():
+        return strategy.run(
+            lambda: [f(tf.zeros([2, 1]), tf.ones([2, 1])) for f in losses]
+        )
+
+    try:
+        step()
+    except tf.errors.InvalidArgumentError as error:
+        return {"raised": str(error)}
+    return {"raised": None}
 
 
 def fit_prepared():
@@ -140,9 +159,10 @@ CHECKS = [
     loop_with_mean_share,
     loop_with_means_of_means,
     loop_over_files,
-    loop_over_the_same_rows,
+    loop_over_own_rows,
     loop_that_accumulates,
     overflow_on_one_worker,
+    losses_in_another_order,
     fit_prepared,
     fit_prepared_in_parts,
     fit_prepared_over_files,
