@@ -206,7 +206,7 @@ class StrategyReplicas(Replicas):
         is_same = tf.debugging.assert_equal(
             sums[-1],
             code * self.count_as(code.dtype),
-            f"Expected all workers to sum {name!r} now. Got other names from others, "
+            f"Expected all workers to sum {name} now. Got other names from others, "
             "since they call losses in another order. Run the same program on all.",
         )
         with tf.control_dependencies([is_same]):

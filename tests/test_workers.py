@@ -193,7 +193,7 @@ def test_losses_in_another_order_are_an_error(two):
     names = ("mean_squared_error", "mean_absolute_error")
     for name, result in zip(names, two[2], strict=True):
         raised = result["losses_in_another_order"]["raised"]
-        assert f"_of_{name}' now. Got other names from others" in raised
+        assert f"_of_{name} now. Got other names from others" in raised
 
 
 FITS = [
