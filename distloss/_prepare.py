@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.trainers.compile_utils import CompileLoss
 
 from distloss import _denominators, _reduce, microbatches
@@ -30,7 +31,8 @@ def prepare(
 
     Wraps each loss in a `DistributedLoss` and the optimizer in a
     `DistributedOptimizer`, with its state kept; weighs what layers add with `add_loss`
-    by each replica's rows; and lets `fit` begin with a batch that splits unevenly.
+    by each replica's rows; and lets `fit` begin with a batch that splits unevenly and
+    run on several workers (`MultiWorkerMirroredStrategy`).
     Everything else of the model stays: callbacks, metrics, `evaluate`, `predict`,
     saving. A saved file is one of the model as it was compiled: prepare what
     `keras.models.load_model` returns. Prepare again after `compile`, too; a model that
@@ -190,8 +192,10 @@ def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     step = Step(microbatches.cut(data, 1).rows)
     with _denominators.during(step):
         if _has_one_denominator(model):
-            return _train_step_in_one_sum(model, replicas, step, data)
-        return type(model).train_step(model, data)
+            results = _train_step_in_one_sum(model, replicas, step, data)
+        else:
+            results = type(model).train_step(model, data)
+        return _as_keras_reads(results, model)
 
 
 def _has_one_denominator(model: keras.Model) -> bool:
@@ -233,7 +237,19 @@ def _test_step(model: keras.Model, data: Any) -> Any:
     step = Step(microbatches.cut(data, 1).rows)
     step.all_rows = step.rows  # only gradients need those of others
     with _denominators.during(step):
-        return type(model).test_step(model, data)
+        return _as_keras_reads(type(model).test_step(model, data), model)
+
+
+def _as_keras_reads(results: Any, model: keras.Model) -> Any:
+    """What a step reports, with an axis for Keras to average over.
+
+    Over several workers it takes a mean over axis 0 besides that over replicas, which
+    numbers do not have; elsewhere it does not.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
+    """
+    if not _collective_all_reduce_multi_worker(model.distribute_strategy):
+        return results
+    return keras.tree.map_structure(lambda result: result[tf.newaxis], results)
 
 
 def _train_step_in_parts(
@@ -266,7 +282,7 @@ def _train_step_in_parts(
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
         model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])
-    return model.get_metrics_result()
+    return _as_keras_reads(model.get_metrics_result(), model)
 
 
 def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
@@ -296,6 +312,11 @@ def _gradients_of_part(
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
         scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
     gradients = tape.gradient(scaled, model.trainable_weights)
+    for gradient, weight in zip(gradients, model.trainable_weights, strict=True):
+        if isinstance(
+            gradient, tf.Tensor
+        ):  # Dense of rows of tokens forgets a part of it
+            gradient.set_shape(weight.shape)
     x, y, sample_weight = data
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]

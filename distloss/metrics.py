@@ -68,8 +68,8 @@ class GlobalMean(keras.metrics.Metric):
         if values.shape.rank == 0:
             values = values[tf.newaxis]
         local = _reduce.weighted(values, sample_weight, mask)
-        self.total.assign_add(tf.cast(_reduce.total(local), self.dtype))
-        self.weight.assign_add(tf.cast(_reduce.element_weight(local), self.dtype))
+        _add(self.total, tf.cast(_reduce.total(local), self.dtype))
+        _add(self.weight, tf.cast(_reduce.element_weight(local), self.dtype))
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""
@@ -88,3 +88,18 @@ class GlobalMean(keras.metrics.Metric):
         """A new object with the arguments that `get_config` returned."""
         replicas = keras.saving.deserialize_keras_object(config.get("replicas"))
         return cls(**{**config, "replicas": replicas})
+
+
+def _add(variable: keras.Variable, number: tf.Tensor) -> None:
+    """Adds `number`, where replicas share one variable the numbers of all of them.
+
+    Keras assigns `variable + number` instead. Of a variable that replicas share
+    (CentralStorageStrategy), TensorFlow adds up what they assign: N times what was
+    there. And a worker of a ParameterServerStrategy would undo what others added.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/common/variables.py
+    """
+    value = variable.value
+    if tf.distribute.in_cross_replica_context() or not hasattr(value, "assign_add"):
+        variable.assign_add(number)
+    else:
+        value.assign_add(number)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 import types
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,14 @@ class StrategyReplicas(Replicas):
     there is one replica. Sums need replica context, that is the function given
     to `strategy.run`; with one replica they need nothing.
 
+    Under `MultiWorkerMirroredStrategy` the replicas of all workers are counted.
+    TensorFlow matches their sums by order: all workers must run the same program, and
+    losses that one of them calls in another order are an error when the step runs.
+
+    Workers of a `ParameterServerStrategy` are not in sync. Each makes updates of its
+    own, each from one batch, so one replica is counted: a loss is divided by the
+    weight of that batch and by nothing else, however many workers there are.
+
     Example:
       >>> from distloss import StrategyReplicas
       >>> StrategyReplicas().count()
@@ -179,6 +188,7 @@ class StrategyReplicas(Replicas):
         Raises:
           ContextError: there are several replicas, and this is not replica
             context.
+          tf.errors.InvalidArgumentError: when run: other workers sum something else.
         """
         if self.count() == 1:
             return local
@@ -188,7 +198,24 @@ class StrategyReplicas(Replicas):
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
         with _added_losses_kept():
+            if _has_several_workers():
+                return self._sum_of_the_same(tf.identity(local), name, context)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
+
+    def _sum_of_the_same(self, local: tf.Tensor, name: str, context: Any) -> tf.Tensor:
+        # Workers are matched by the order of their collectives: what one worker sums
+        # in another order would be added up crosswise. So the name goes along.
+        code = tf.constant(zlib.crc32(name.encode()) % 4096, local.dtype)
+        coded = tf.concat([tf.reshape(local, [-1]), [code]], 0)
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, coded)
+        is_same = tf.debugging.assert_equal(
+            sums[-1],
+            code * self.count_as(code.dtype),
+            f"Expected all workers to sum {name} now. Got other names from others, "
+            "since they call losses in another order. Run the same program on all.",
+        )
+        with tf.control_dependencies([is_same]):
+            return tf.reshape(sums[:-1], tf.shape(local))
 
     def _sum_while_keras_builds(self, local: tf.Tensor) -> tf.Tensor:
         # Keras builds a model's loss in cross-replica context from symbolic
@@ -238,7 +265,18 @@ class StrategyReplicas(Replicas):
         return sums
 
     def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
-        """As the base class says; needs replica context."""
+        """As the base class says; needs replica context.
+
+        Raises:
+          ContextError: not replica context, or under a ParameterServerStrategy.
+        """
+        if isinstance(current_strategy(), tf.distribute.ParameterServerStrategy):
+            raise ContextError(
+                "Expected replicas that take their steps together, to accumulate over "
+                "several of them. Got a ParameterServerStrategy, whose workers would "
+                "add to one window, each at its own time. Leave out accumulation_steps="
+                ", or use another strategy."
+            )
         needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
         if self.count() == 1 or needs_no_merge():
             super().call_if(condition, function)
@@ -299,6 +337,14 @@ def _layers_in_use() -> Iterator[keras.Layer]:
                 seen.update(map(id, layers))
                 yield from layers
         frame = frame.f_back
+
+
+def _has_several_workers() -> bool:
+    strategy = tf.distribute.get_strategy()
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
 
 
 def current_strategy() -> tf.distribute.Strategy | None:

@@ -18,6 +18,7 @@ NAMES = (
     "masked_sequences",
     "microbatches",
     "mixed_precision",
+    "multi_worker",
     "prepare",
     "three_reductions",
     "tpu_digits",

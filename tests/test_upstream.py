@@ -116,6 +116,20 @@ def test_keras_steps_call_the_methods_that_prepare_overrides():
     assert "self._maybe_symbolic_build(iterator=" in fit
 
 
+def test_keras_averages_over_workers_along_an_axis_that_numbers_lack():
+    """_prepare gives them one; it also asks Keras whether there are several workers."""
+    from keras.src.backend.tensorflow import trainer
+
+    source = inspect.getsource(trainer.reduce_per_replica)
+    assert 'strategy.reduce("MEAN", v, axis=0)' in source
+    assert not trainer._collective_all_reduce_multi_worker(tf.distribute.get_strategy())
+
+
+def test_keras_adds_to_a_variable_by_assigning_it():
+    """metrics._add does not."""
+    assert "assign(self + value)" in inspect.getsource(keras.Variable.assign_add)
+
+
 def test_keras_optimizers_keep_their_variables_where_we_copy_them():
     """optimizers._state_of gives the wrapped one containers of its own."""
     optimizer = keras.optimizers.Adam()
