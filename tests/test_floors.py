@@ -14,6 +14,8 @@ FLOORS = (
     {"_horovod", "_model_hooks", "_tf_keras"},
     {"_denominators"},
     {"_reduce"},
+    {"_global_loss"},
+    {"_tf_keras_loss"},
     {"callbacks", "data", "losses", "metrics", "microbatches", "optimizers"},
     {"_prepare"},
     {"_built", "_causes", "_launch", "_lint", "_place", "_probes", "_recorder"},
