@@ -10,10 +10,11 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss
 
-from distloss import _denominators, _reduce, microbatches
+from distloss import _denominators, _reduce, _tf_keras_model, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
+from distloss._tf_keras import is_model
 from distloss.losses import DistributedLoss
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import (
@@ -74,6 +75,8 @@ def prepare(
     Reference: README, "One line".
     """
     parts = _checked_parts(microbatches)
+    if is_model(model):
+        return _tf_keras_model.prepared(model, replicas, parts)
     _check_model(model)
     _check_scope(model)
     _wrap_losses(model, replicas)
@@ -225,7 +228,9 @@ def _train_step_in_parts(
         tracker.update_state(value, sample_weight=static_rows)  # as CompileLoss does
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
-        model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])
+        model.optimizer.apply_gradients(
+            [(microbatches.shaped(g, v), v) for g, v in pairs]
+        )
     return model.get_metrics_result()
 
 
@@ -260,13 +265,6 @@ def _gradients_of_part(
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
     return gradients, tf.stack(shares)
-
-
-def _shaped(gradient: Any, variable: keras.Variable) -> Any:
-    if isinstance(gradient, tf.IndexedSlices):
-        shape = tf.constant([*variable.shape])
-        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
-    return gradient
 
 
 def _loss_and_predictions(

@@ -10,6 +10,7 @@ import functools
 import importlib
 import operator
 import os
+import sys
 import types
 from typing import Any
 
@@ -37,6 +38,12 @@ def is_default() -> bool:
     """Whether `tf.keras` is tf-keras."""
     wanted = os.environ.get("TF_USE_LEGACY_KERAS") in ("true", "True", "1")
     return wanted and tf.keras.Model.__module__.startswith("tf_keras.")
+
+
+def is_model(value: Any) -> bool:
+    """Whether `value` is a model of tf-keras."""
+    tf_keras = sys.modules.get("tf_keras")
+    return tf_keras is not None and isinstance(value, tf_keras.Model)
 
 
 @functools.cache
