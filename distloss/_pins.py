@@ -28,21 +28,23 @@ class Pins:
         """Puts the pins in."""
         backend = keras.src.backend.random
         for module in {backend, sys.modules[backend.dropout.__module__]}:
-            module.dropout = self._without_dropout(module.dropout)
+            module.dropout = self.without_dropout(module.dropout)
             for name in ("normal", "uniform", "truncated_normal"):
-                setattr(module, name, self._same_for_rows(getattr(module, name), name))
-        tf.nn.dropout = self._without_dropout(tf.nn.dropout)
+                setattr(module, name, self.same_for_rows(getattr(module, name), name))
+        tf.nn.dropout = self.without_dropout(tf.nn.dropout)
         for name in ("normal", "uniform", "truncated_normal"):
             function = getattr(tf.random, name)
-            setattr(tf.random, name, self._same_for_rows(function, name))
+            setattr(tf.random, name, self.same_for_rows(function, name))
         for layer in (keras.layers.GaussianNoise, keras.layers.GaussianDropout):
-            self._switch_off(layer)
-        self._switch_off(keras.layers.AlphaDropout)
+            self.switch_off(layer)
+        self.switch_off(keras.layers.AlphaDropout)
 
     def _note(self) -> None:
         self._switches.found.add("randomness")
 
-    def _without_dropout(self, original: Any) -> Any:
+    def without_dropout(self, original: Any) -> Any:
+        """`original`, which drops nothing while a step runs."""
+
         def dropout(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
             inputs = kwargs.pop("x", inputs)
             if not self._switches.active:
@@ -52,7 +54,8 @@ class Pins:
 
         return plain(dropout)
 
-    def _switch_off(self, layer: Any) -> None:
+    def switch_off(self, layer: Any) -> None:
+        """Lets layers of class `layer` do nothing while a step runs."""
         call = layer.call
 
         def same(this: Any, inputs: Any, training: Any = False) -> Any:
@@ -63,7 +66,8 @@ class Pins:
 
         layer.call = plain(same)
 
-    def _same_for_rows(self, original: Any, name: str) -> Any:
+    def same_for_rows(self, original: Any, name: str) -> Any:
+        """`original`, which draws the same for each row while a step runs."""
         stateless = getattr(tf.random, f"stateless_{name}")
 
         def draw(shape: Any = (), *args: Any, **kwargs: Any) -> Any:

@@ -140,7 +140,8 @@ def _compute_loss(  # noqa: PLR0913
     step = _denominators.current_step()
     if step is None:
         return type(model).compute_loss(model, x, y, y_pred, sample_weight)
-    losses = [_weighed(step, loss, replicas) for loss in model.losses]
+    count = model.distribute_strategy.num_replicas_in_sync
+    losses = [_weighed(step, loss, replicas, count) for loss in model.losses]
     step.in_loss = True
     try:
         return model.compiled_loss(
@@ -150,10 +151,10 @@ def _compute_loss(  # noqa: PLR0913
         step.in_loss = False
 
 
-def _weighed(step: Step, loss: tf.Tensor, replicas: Replicas) -> tf.Tensor:
+def _weighed(step: Step, loss: tf.Tensor, replicas: Replicas, count: int) -> tf.Tensor:
     """An added loss, a mean over local rows, as a share of that over all rows.
 
-    tf-keras divides it by N, and its loss tracker weighs it by rows.
+    tf-keras divides it by `count` replicas, and its loss tracker weighs it by rows.
     """
     is_part = isinstance(step, Part)
     # tf-keras marks so what it gets from a callable, such as a weight regulariser
@@ -163,7 +164,6 @@ def _weighed(step: Step, loss: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     if step.all_rows is None:
         step.all_rows = replicas.sum(step.rows, "rows")
     rows = _reduce.share(step.rows, step.all_rows)
-    count = tf.distribute.get_strategy().num_replicas_in_sync
     weighed = loss * tf.cast(count * rows, loss.dtype)
     return weighed if is_part else _reduce.value_with_gradient_of(weighed, loss)
 
