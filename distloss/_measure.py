@@ -422,7 +422,8 @@ def _attributes(thing: Any) -> list[Any]:
 
 def _variables_of(thing: Any) -> list[Any]:
     try:
-        return list(thing.variables)
+        variables = thing.variables  # a method of legacy optimizers of tf-keras
+        return list(variables() if callable(variables) else variables)
     except TypeError:  # Horovod's optimizers call what is a list in Keras 3
         return list(thing._variables)
 

@@ -71,18 +71,20 @@ class Pins:
         stateless = getattr(tf.random, f"stateless_{name}")
 
         def draw(shape: Any = (), *args: Any, **kwargs: Any) -> Any:
-            if not self._switches.active or _initializes() or len(shape) == 0:
+            if not self._switches.active or _initializes():
+                return original(shape, *args, **kwargs)
+            whole = tf.convert_to_tensor(shape, tf.int32)
+            if whole.shape == [0]:
                 return original(shape, *args, **kwargs)
             self._note()
             self._thread.draws = getattr(self._thread, "draws", 0) + 1
-            whole = tf.convert_to_tensor(shape, tf.int32)
             one = tf.concat([[1], whole[1:]], 0)
             dtype = kwargs.get("dtype") or keras.config.floatx()
             low, high = _two(name, args, kwargs)
             row = stateless(one, [17, self._thread.draws], low, high, dtype=dtype)
             drawn = tf.broadcast_to(row, whole)
-            static = tf.TensorShape(tf.get_static_value(whole, partial=True))
-            return tf.ensure_shape(drawn, static)
+            known = tf.get_static_value(whole, partial=True)
+            return drawn if known is None else tf.ensure_shape(drawn, known)
 
         return plain(draw)
 

@@ -72,6 +72,8 @@ class SumsFirst:
         sums = replicas.sum_gradients([gradient for gradient, _ in pairs], name)
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
+    _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
+
 
 def distributed_optimizer(
     optimizer: Any, replicas: Replicas | None, accumulation_steps: int
@@ -87,12 +89,6 @@ def distributed_optimizer(
         )
     optimizer = _found(optimizer)
     inner = getattr(optimizer, "inner_optimizer", None)
-    if not hasattr(inner or optimizer, "aggregate_gradients"):
-        raise ArgumentTypeError(
-            "Expected an optimizer of tf_keras.optimizers that sums gradients before "
-            f"it clips. Got {type(inner or optimizer).__name__}, a legacy one. Use the "
-            "class of the same name in tf_keras.optimizers."
-        )
     if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
         optimizer._optimizer = distributed_optimizer(inner, replicas, 1)
         return optimizer

@@ -60,6 +60,9 @@ def _pin(pins: Pins, tf_keras: Any) -> None:
     ):
         pin = functools.partial(pins.same_for_rows, name=name)
         setattr(generator, method, _method(getattr(generator, method), pin))
+        # Its functions take theirs from here, and not from tf.random.
+        random = importlib.import_module("tensorflow.compat.v2").random
+        setattr(random, name, pin(getattr(random, name)))
     layers = tf_keras.layers
     for layer in (layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout):
         pins.switch_off(layer)
