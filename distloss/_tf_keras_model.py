@@ -66,7 +66,7 @@ def _check_replicas(replicas: Replicas) -> None:
 
 
 def _check_scope(model: Any) -> None:
-    own, current = model.distribute_strategy, current_strategy()
+    own, current = model._distribution_strategy, current_strategy()
     if current is not None and current is not own:
         raise ContextError(
             "Expected a model that was made and compiled in the scope of the strategy "

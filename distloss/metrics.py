@@ -102,9 +102,7 @@ class GlobalMean(_Sums, keras.metrics.Metric):
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A metric of the Keras that `tf.keras` is."""
         if is_default():
-            return class_of(_MeanOfTfKeras, "metrics.Metric", "GlobalMean")(
-                *args, **kwargs
-            )
+            return class_for_tf_keras()(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(
@@ -129,3 +127,8 @@ class _MeanOfTfKeras(_Sums):
         self._replicas = replicas_or_current_strategy(replicas)
         self.total = keras_metric.add_weight("total", initializer="zeros")
         self.weight = keras_metric.add_weight("weight", initializer="zeros")
+
+
+def class_for_tf_keras() -> Any:
+    """The class of which `GlobalMean` makes objects where `tf.keras` is tf-keras."""
+    return class_of(_MeanOfTfKeras, "metrics.Metric", "GlobalMean")
