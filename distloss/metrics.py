@@ -103,7 +103,7 @@ class GlobalMean(_Sums, keras.metrics.Metric):
         """A metric of the Keras that `tf.keras` is."""
         if is_default():
             return class_for_tf_keras()(*args, **kwargs)
-        return super().__new__(cls, *args, **kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self, name: str = "mean", dtype: Any = None, *, replicas: Replicas | None = None
