@@ -49,7 +49,7 @@ def audit(  # noqa: PLR0913
 
     Args:
       build: takes nothing and returns `(model, batch)`. It is called inside
-        `strategy.scope()`. `model` is a compiled Keras model, or an object with
+        `strategy.scope()`. `model` is a compiled model of Keras or tf-keras, or has
         `trainable_variables` and `train_step(batch)`, one update from a replica's
         part of the batch. `batch` is `(x, y)` or `(x, y, sample_weight)` in NumPy, the
         global batch. Or its address: "file.py:build", "package.module:build".

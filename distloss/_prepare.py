@@ -44,13 +44,16 @@ def prepare(
     divide make parts of unequal size; fewer rows than parts, fewer parts. Layers that
     look at other rows of the batch (`BatchNormalization`) see the rows of a part.
 
+    **tf-keras.** A compiled `tf_keras.Model` (Keras 2) is prepared in the same way, for
+    the replicas of a strategy.
+
     **Added losses** (`add_loss`, `activity_regularizer`) are taken as means over rows,
     weight regularisers as what they are; both are exact under any split. A sum over
     rows is not: add the mean.
 
     Args:
-      model: a compiled and not otherwise distributed `keras.Model`, made inside the
-        scope of the strategy that it is to train with.
+      model: a compiled and not otherwise distributed `keras.Model` or `tf_keras.Model`,
+        made inside the scope of the strategy that it is to train with.
       replicas: who shares the batch; None means the replicas of that strategy.
       microbatches: into how many parts each replica's rows are cut, a positive int.
 
