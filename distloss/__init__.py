@@ -73,3 +73,10 @@ def _register_with_keras(_keras: Any) -> None:
     with contextlib.suppress(ImportError):
         for module in set(_HOME.values()):
             importlib.import_module(module)
+
+
+@wrapt.when_imported("tf_keras")
+def _register_with_tf_keras(_tf_keras: Any) -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("distloss._tf_keras_loss").loss_class()
+        importlib.import_module("distloss.metrics").class_for_tf_keras()

@@ -50,7 +50,7 @@ def audit(  # noqa: PLR0913
 
     Args:
       build: takes nothing and returns `(model, batch)`. It is called inside
-        `strategy.scope()`. `model` is a compiled Keras model, or an object with
+        `strategy.scope()`. `model` is a compiled model of Keras or tf-keras, or has
         `trainable_variables` and `train_step(batch)`, one update from a replica's
         part of the batch. If it has a method `dataset(context)`, a data set for
         `strategy.distribute_datasets_from_function`, who gets which rows of its first

@@ -21,7 +21,7 @@ from distloss._errors import ContextError
 class Announces:
     """A loss that announces its global denominator when its gradient is taken."""
 
-    reduction: str
+    global_reduction: str
 
 
 class Carried:

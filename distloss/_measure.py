@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 from keras.src import dtype_policies
 
-from distloss import _lint
+from distloss import _lint, _tf_keras_switches
 from distloss._built import checked_batch, checked_pair, rows_of
+from distloss._compiled import compiled
 from distloss._errors import AuditError
 from distloss._pins import Pins
 from distloss._place import Place
@@ -47,13 +49,8 @@ class Trainee:
             built = build()
         self.model, batch = checked_pair(built)
         self.batch = checked_batch(batch, self._place.replicas)
-        self._is_keras = isinstance(self.model, keras.Model)
-        if self._is_keras and not self.model.compiled:
-            raise AuditError(
-                "Expected build() to return a compiled Keras model. Got model "
-                f"{self.model.name!r}, which is not. Call model.compile(optimizer, "
-                "loss) in build()."
-            )
+        self._compiled = compiled(self.model)
+        self._is_keras = self._compiled is not None
         return {
             "rows": rows_of(self.batch),
             "dataset": callable(getattr(self.model, "dataset", None)),
@@ -89,8 +86,10 @@ class Trainee:
         """Traces the step, once for all splits; says what it consists of."""
         self._restore()
         self.switches.batch_norm = batch_norm
-        if self._is_keras and not self._functions:
-            self._build_keras()
+        if "tf_keras" in sys.modules:
+            _tf_keras_switches.patch(self.switches, self._pins)
+        if self._compiled and not self._functions:
+            self.switches.outputs = self._compiled.build(self._place, self._tensors())
         for _ in range(3):
             watched = list(self.model.trainable_variables)
             self._recorder.patch()
@@ -111,14 +110,6 @@ class Trainee:
                 "trained. Got none."
             )
         return [id(v) for v in now] == [id(v) for v in watched]
-
-    def _build_keras(self) -> None:
-        build = getattr(self.model, "_maybe_symbolic_build", None)
-        if self._place.strategy is None:
-            build = getattr(self.model, "_symbolic_build", None)
-        if build is not None:
-            build(data_batch=self._tensors())
-        self.switches.split_outputs(self.model)
 
     def _tensors(self) -> Any:
         return tf.nest.map_structure(tf.convert_to_tensor, self.batch)
@@ -162,19 +153,19 @@ class Trainee:
             return self.model.train_step(tf.nest.pack_sequence_as(self.batch, parts))
 
         outputs = self._place.run(replica, bounds)
-        if not self._is_keras or self._place.strategy is None:
+        if self._compiled is None or self._place.strategy is None:
             return outputs
-        return _as_fit_does(outputs, self._place.strategy)
+        return self._compiled.reduced(outputs, self._place.strategy)
 
     def _description(self) -> dict[str, Any]:
         variables = self.model.trainable_variables
         optimizers = [o for o in _attributes(self.model) if _is_optimizer(o)]
         return {
-            "names": [str(getattr(v, "path", v.name)) for v in variables],
+            "names": [_path(v) for v in variables],
             "shapes": [[int(n) for n in v.shape] for v in variables],
             "eps": max(_eps(self.model, v) for v in variables),
             "found": sorted(self.switches.found),
-            "outputs": [one.name or "" for one in self._losses()],
+            "outputs": self._outputs(),
             "clips": self.switches.clips[:1],
             "optimizer": type(optimizers[0]).__name__ if optimizers else "",
             "is_keras": self._is_keras,
@@ -185,10 +176,10 @@ class Trainee:
             "constants": sorted(self.lint.constants),
         }
 
-    def _losses(self) -> Any:
-        if not self._is_keras or len(self.switches.outputs) < 2:
+    def _outputs(self) -> list[str]:
+        if self._compiled is None or len(self.switches.outputs) < 2:
             return []
-        return self.model._compile_loss._flat_losses
+        return self._compiled.outputs()
 
     # -- state
 
@@ -204,7 +195,9 @@ class Trainee:
     def _variables(self) -> list[Any]:
         found = list(self.model.trainable_variables)
         for thing in _attributes(self.model):
-            if isinstance(thing, keras.Layer | keras.Metric) or _is_optimizer(thing):
+            if isinstance(
+                thing, keras.Layer | keras.Metric | tf.Module
+            ) or _is_optimizer(thing):
                 found += _variables_of(thing)
             elif isinstance(thing, keras.Variable | tf.Variable):
                 found.append(thing)
@@ -239,7 +232,7 @@ class Trainee:
             return trained
         known = {id(v) for v in trained}
         others = [v for v in self.model.non_trainable_variables if id(v) not in known]
-        return trained + [v for v in others if "seed" not in v.path]
+        return trained + [v for v in others if "seed" not in _path(v)]
 
     def calibrate(self) -> None:
         """Lets the frozen BatchNormalization hold the statistics of this batch."""
@@ -252,7 +245,7 @@ class Trainee:
         moving = {
             id(c)
             for v in self.model.non_trainable_variables
-            if "moving" in v.path
+            if "moving" in _path(v)
             for c in components(v)
         }
         for component, value in before:
@@ -348,11 +341,8 @@ class Trainee:
         }
 
     def _reported(self, outputs: Any) -> list[float]:
-        if self._is_keras:
-            logs = outputs
-            tracker = getattr(self.model, "_loss_tracker", None)
-            if tracker is not None and float(np.asarray(tracker.count)) > 0:
-                logs = self.model._get_metrics_result_or_logs(outputs)
+        if self._compiled:
+            logs = self._compiled.logs(outputs)
             return _number(logs.get("loss") if isinstance(logs, dict) else logs)
         local = self._place.local_results
         if isinstance(outputs, dict):
@@ -360,12 +350,6 @@ class Trainee:
         elif isinstance(outputs, (tuple, list)) and outputs:
             outputs = outputs[0]
         return [n for value in local(outputs) for n in _number(value)]
-
-
-def _as_fit_does(outputs: Any, strategy: Any) -> Any:
-    from keras.src.backend.tensorflow.trainer import reduce_per_replica
-
-    return reduce_per_replica(outputs, strategy, reduction="auto")
 
 
 def _digests(batch: Any) -> list[str]:
@@ -431,13 +415,17 @@ def _finfo_eps(array: np.ndarray) -> float:
 def _eps(model: Any, variable: Any) -> float:
     """Of the dtype in which this variable's gradient is computed."""
     policies = [getattr(model, "compute_dtype", None)]
-    if isinstance(model, keras.Layer):
+    if hasattr(model, "_flatten_layers"):
         policies += [layer.compute_dtype for layer in model._flatten_layers()]
     policies += [dtype_policies.get(None).compute_dtype]
     epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     known = [epsilons[p] for p in policies if p in epsilons]
     own = tf.as_dtype(variable.dtype).name
     return max([*known, epsilons.get(own, 2.0**-52)])
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
 
 
 def _attributes(thing: Any) -> list[Any]:
@@ -455,7 +443,8 @@ def _attributes(thing: Any) -> list[Any]:
 
 def _variables_of(thing: Any) -> list[Any]:
     try:
-        return list(thing.variables)
+        variables = thing.variables  # a method of legacy optimizers of tf-keras
+        return list(variables() if callable(variables) else variables)
     except TypeError:  # Horovod's optimizers call what is a list in Keras 3
         return list(thing._variables)
 

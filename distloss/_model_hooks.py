@@ -45,12 +45,10 @@ def _over_replicas(variable: keras.Variable, replicas: Replicas) -> tf.Tensor:
     return tf.cast(total, value.dtype)
 
 
-def unseen_by(
-    metrics: list[keras.metrics.Metric], function: Callable[..., Any], *args: Any
-) -> Any:
+def unseen_by(metrics: list[Any], function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)`, after which `metrics` are what they were."""
     variables = [variable for metric in metrics for variable in metric.variables]
-    values = [tf.identity(variable.value) for variable in variables]
+    values = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
     try:
         return function(*args)
     finally:

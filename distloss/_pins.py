@@ -28,21 +28,23 @@ class Pins:
         """Puts the pins in."""
         backend = keras.src.backend.random
         for module in {backend, sys.modules[backend.dropout.__module__]}:
-            module.dropout = self._without_dropout(module.dropout)
+            module.dropout = self.without_dropout(module.dropout)
             for name in ("normal", "uniform", "truncated_normal"):
-                setattr(module, name, self._same_for_rows(getattr(module, name), name))
-        tf.nn.dropout = self._without_dropout(tf.nn.dropout)
+                setattr(module, name, self.same_for_rows(getattr(module, name), name))
+        tf.nn.dropout = self.without_dropout(tf.nn.dropout)
         for name in ("normal", "uniform", "truncated_normal"):
             function = getattr(tf.random, name)
-            setattr(tf.random, name, self._same_for_rows(function, name))
+            setattr(tf.random, name, self.same_for_rows(function, name))
         for layer in (keras.layers.GaussianNoise, keras.layers.GaussianDropout):
-            self._switch_off(layer)
-        self._switch_off(keras.layers.AlphaDropout)
+            self.switch_off(layer)
+        self.switch_off(keras.layers.AlphaDropout)
 
     def _note(self) -> None:
         self._switches.found.add("randomness")
 
-    def _without_dropout(self, original: Any) -> Any:
+    def without_dropout(self, original: Any) -> Any:
+        """`original`, which drops nothing while a step runs."""
+
         def dropout(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
             inputs = kwargs.pop("x", inputs)
             if not self._switches.active:
@@ -52,7 +54,8 @@ class Pins:
 
         return plain(dropout)
 
-    def _switch_off(self, layer: Any) -> None:
+    def switch_off(self, layer: Any) -> None:
+        """Lets layers of class `layer` do nothing while a step runs."""
         call = layer.call
 
         def same(this: Any, inputs: Any, training: Any = False) -> Any:
@@ -63,22 +66,25 @@ class Pins:
 
         layer.call = plain(same)
 
-    def _same_for_rows(self, original: Any, name: str) -> Any:
+    def same_for_rows(self, original: Any, name: str) -> Any:
+        """`original`, which draws the same for each row while a step runs."""
         stateless = getattr(tf.random, f"stateless_{name}")
 
         def draw(shape: Any = (), *args: Any, **kwargs: Any) -> Any:
-            if not self._switches.active or _initializes() or len(shape) == 0:
+            if not self._switches.active or _initializes():
+                return original(shape, *args, **kwargs)
+            whole = tf.convert_to_tensor(shape, tf.int32)
+            if whole.shape == [0]:
                 return original(shape, *args, **kwargs)
             self._note()
             self._thread.draws = getattr(self._thread, "draws", 0) + 1
-            whole = tf.convert_to_tensor(shape, tf.int32)
             one = tf.concat([[1], whole[1:]], 0)
             dtype = kwargs.get("dtype") or keras.config.floatx()
             low, high = _two(name, args, kwargs)
             row = stateless(one, [17, self._thread.draws], low, high, dtype=dtype)
             drawn = tf.broadcast_to(row, whole)
-            static = tf.TensorShape(tf.get_static_value(whole, partial=True))
-            return tf.ensure_shape(drawn, static)
+            known = tf.get_static_value(whole, partial=True)
+            return drawn if known is None else tf.ensure_shape(drawn, known)
 
         return plain(draw)
 

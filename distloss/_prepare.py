@@ -11,10 +11,11 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.trainers.compile_utils import CompileLoss
 
-from distloss import _denominators, _reduce, microbatches
+from distloss import _denominators, _reduce, _tf_keras_model, microbatches
 from distloss._denominators import Carried, Part, Step
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
+from distloss._tf_keras import is_model
 from distloss.losses import DistributedLoss
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import (
@@ -45,13 +46,16 @@ def prepare(
     divide make parts of unequal size; fewer rows than parts, fewer parts. Layers that
     look at other rows of the batch (`BatchNormalization`) see the rows of a part.
 
+    **tf-keras.** A compiled `tf_keras.Model` (Keras 2) is prepared in the same way, for
+    the replicas of a strategy.
+
     **Added losses** (`add_loss`, `activity_regularizer`) are taken as means over rows,
     weight regularisers as what they are; both are exact under any split. A sum over
     rows is not: add the mean.
 
     Args:
-      model: a compiled and not otherwise distributed `keras.Model`, made inside the
-        scope of the strategy that it is to train with.
+      model: a compiled and not otherwise distributed `keras.Model` or `tf_keras.Model`,
+        made inside the scope of the strategy that it is to train with.
       replicas: who shares the batch; None means the replicas of that strategy.
       microbatches: into how many parts each replica's rows are cut, a positive int.
 
@@ -76,6 +80,8 @@ def prepare(
     Reference: README, "One line".
     """
     parts = _checked_parts(microbatches)
+    if is_model(model):
+        return _tf_keras_model.prepared(model, replicas, parts)
     _check_model(model)
     _check_scope(model)
     _wrap_losses(model, replicas)
@@ -281,7 +287,9 @@ def _train_step_in_parts(
         tracker.update_state(value, sample_weight=static_rows)  # as CompileLoss does
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
-        model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])
+        model.optimizer.apply_gradients(
+            [(microbatches.shaped(g, v), v) for g, v in pairs]
+        )
     return _as_keras_reads(model.get_metrics_result(), model)
 
 
@@ -321,13 +329,6 @@ def _gradients_of_part(
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
     return gradients, tf.stack(shares)
-
-
-def _shaped(gradient: Any, variable: keras.Variable) -> Any:
-    if isinstance(gradient, tf.IndexedSlices):
-        shape = tf.constant([*variable.shape])
-        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
-    return gradient
 
 
 def _loss_and_predictions(

@@ -61,8 +61,9 @@ class Switches:
         """Puts the switches in."""
         self._patch_tapes()
         self._patch_clipping()
+        self.patch_optimizers(BaseOptimizer)
         self._patch_terms()
-        self._patch_batch_norm()
+        self.patch_batch_norm(keras.layers.BatchNormalization)
 
     def restart(self) -> None:
         """At the beginning of a step on one replica."""
@@ -79,8 +80,9 @@ class Switches:
 
         tf.GradientTape.gradient = plain(gradient)
 
-    def _patch_clipping(self) -> None:
-        keras_clip = BaseOptimizer._clip_gradients
+    def patch_optimizers(self, base: Any) -> None:
+        """Puts a switch on how optimizers of class `base` clip."""
+        keras_clip = base._clip_gradients
 
         def clip_gradients(optimizer: Any, grads: Any) -> Any:
             settings = {
@@ -93,7 +95,9 @@ class Switches:
             self.clips.append(settings)
             return self._switched(functools.partial(keras_clip, optimizer), grads)
 
-        BaseOptimizer._clip_gradients = plain(clip_gradients)
+        base._clip_gradients = plain(clip_gradients)
+
+    def _patch_clipping(self) -> None:
         global_norm, by_norm = tf.clip_by_global_norm, tf.clip_by_norm
 
         def clip_by_global_norm(
@@ -137,16 +141,17 @@ class Switches:
 
         def get_regularization_losses(this: Any) -> Any:
             losses = regularization(this)
-            return self._scaled("regularizers", losses, self.regularizers)
+            return self.scaled("regularizers", losses, self.regularizers)
 
         def add(this: Any, loss: Any) -> Any:
-            losses = self._scaled("added", keras.tree.flatten(loss), self.added)
+            losses = self.scaled("added", keras.tree.flatten(loss), self.added)
             return add_loss(this, losses)
 
         layer._get_regularization_losses = plain(get_regularization_losses)
         layer.add_loss = plain(add)
 
-    def _scaled(self, name: str, losses: list[Any], switch: tf.Variable) -> list[Any]:
+    def scaled(self, name: str, losses: list[Any], switch: tf.Variable) -> list[Any]:
+        """`losses`, terms of the kind `name`, times `switch`."""
         if not self.active or not losses:
             return losses
         self.found.add(name)
@@ -155,19 +160,8 @@ class Switches:
             for loss in losses
         ]
 
-    def split_outputs(self, model: Any) -> None:
-        """Puts a switch on each loss of a compiled model."""
-        losses = getattr(model._compile_loss, "_flat_losses", None) or []
-        if not losses or self.outputs:
-            return
-        self.outputs = [tf.Variable(1.0) for _ in losses]
-        model._compile_loss._flat_losses = [
-            one._replace(loss=functools.partial(_switched_loss, one.loss, switch))
-            for one, switch in zip(losses, self.outputs, strict=True)
-        ]
-
-    def _patch_batch_norm(self) -> None:
-        layer: Any = keras.layers.BatchNormalization
+    def patch_batch_norm(self, layer: Any) -> None:
+        """Lets layers of class `layer` be frozen."""
         call = layer.call
 
         def frozen_call(
@@ -192,13 +186,6 @@ class Switches:
 def plain(function: Callable[..., Any]) -> Any:
     """`function`, which AutoGraph leaves as it is."""
     return tf.autograph.experimental.do_not_convert(function)
-
-
-def _switched_loss(
-    loss: Any, switch: tf.Variable, y_true: Any, y_pred: Any, sample_weight: Any = None
-) -> Any:
-    value = loss(y_true, y_pred, sample_weight)
-    return value * tf.cast(switch, value.dtype)
 
 
 def _times(gradient: Any, factor: Any) -> Any:

@@ -1,21 +1,58 @@
-"""Optimizers of tf-keras (Keras 2), which stays optional: it is never imported here."""
+"""What is of tf-keras (Keras 2), and its optimizers.
+
+tf-keras stays optional: it is imported only where the user passes something of it, or
+has made `tf.keras` tf-keras with TF_USE_LEGACY_KERAS=1.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import operator
+import os
 import sys
+import types
 from typing import Any
+
+import tensorflow as tf
 
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
-def is_optimizer(value: Any) -> bool:
-    """Whether `value` is an optimizer of tf-keras."""
+def is_of_tf_keras(value: Any) -> bool:
+    """Whether `value` is of tf-keras, or of no Keras while `tf.keras` is tf-keras.
+
+    Identifiers such as "mse" and functions of the user are of no Keras.
+    """
+    is_definition = isinstance(value, type | types.FunctionType)
+    definition: Any = value if is_definition else type(value)
+    definitions = getattr(definition, "__mro__", [definition])
+    packages = {str(x.__module__).partition(".")[0] for x in definitions}
+    if packages & {"keras", "tf_keras"}:
+        return "tf_keras" in packages
+    return is_default()
+
+
+def is_default() -> bool:
+    """Whether `tf.keras` is tf-keras."""
+    wanted = os.environ.get("TF_USE_LEGACY_KERAS") in ("true", "True", "1")
+    return wanted and tf.keras.Model.__module__.startswith("tf_keras.")
+
+
+def is_model(value: Any) -> bool:
+    """Whether `value` is a model of tf-keras."""
     tf_keras = sys.modules.get("tf_keras")
-    return tf_keras is not None and isinstance(
-        value, (tf_keras.optimizers.Optimizer, tf_keras.optimizers.legacy.Optimizer)
-    )
+    return tf_keras is not None and isinstance(value, tf_keras.Model)
+
+
+@functools.cache
+def class_of(ours: type, base: str, name: str) -> Any:
+    """The class `name` of `ours` and `base`, such as "losses.Loss", of tf-keras."""
+    tf_keras = importlib.import_module("tf_keras")
+    made = type(name, (ours, operator.attrgetter(base)(tf_keras)), {})
+    made.__module__ = ours.__module__
+    return tf_keras.saving.register_keras_serializable("distloss")(made)
 
 
 class SumsFirst:
@@ -35,25 +72,23 @@ class SumsFirst:
         sums = replicas.sum_gradients([gradient for gradient, _ in pairs], name)
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
+    _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
+
 
 def distributed_optimizer(
     optimizer: Any, replicas: Replicas | None, accumulation_steps: int
 ) -> Any:
     """An optimizer of the same class and state that sums over `replicas` first."""
     replicas_or_current_strategy(replicas)  # refuses what is none
-    inner = getattr(optimizer, "inner_optimizer", None)
     if accumulation_steps != 1:
         raise ArgumentError(
             "Expected accumulation_steps=1 with an optimizer of tf-keras. Got "
-            f"accumulation_steps={accumulation_steps}. Use a Keras 3 optimizer, or cut "
-            "each batch into parts that are added up before apply_gradients."
+            f"accumulation_steps={accumulation_steps}. Use distloss.prepare(model, "
+            "microbatches=...), which cuts each batch into parts, or a Keras 3 "
+            "optimizer."
         )
-    if not hasattr(inner or optimizer, "aggregate_gradients"):
-        raise ArgumentTypeError(
-            "Expected an optimizer of tf_keras.optimizers that sums gradients before "
-            f"it clips. Got {type(inner or optimizer).__name__}, a legacy one. Use the "
-            "class of the same name in tf_keras.optimizers."
-        )
+    optimizer = _found(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
         optimizer._optimizer = distributed_optimizer(inner, replicas, 1)
         return optimizer
@@ -64,6 +99,24 @@ def distributed_optimizer(
     return made
 
 
+def _found(optimizer: Any) -> Any:
+    optimizers = importlib.import_module("tf_keras").optimizers
+    bases = (optimizers.Optimizer, optimizers.legacy.Optimizer)
+    if not isinstance(optimizer, (str, dict, *bases)):
+        raise ArgumentTypeError(
+            "Expected optimizer= to be a tf_keras.optimizers.Optimizer or an "
+            f"identifier such as 'adam'. Got optimizer={optimizer!r} of type "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    try:
+        return optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            "Expected the name or config of an optimizer that tf_keras.optimizers.get "
+            f"knows, such as 'adam'. Got optimizer={optimizer!r}."
+        ) from error
+
+
 @functools.cache
 def _class_of(keras_class: Any) -> Any:
     if issubclass(keras_class, SumsFirst):
@@ -71,4 +124,6 @@ def _class_of(keras_class: Any) -> Any:
             f"Expected an optimizer to wrap. Got {keras_class.__name__}, distributed "
             "already: its gradients would be summed twice. Use it as it is."
         )
-    return type(keras_class.__name__, (SumsFirst, keras_class), {})
+    # Under the address of the class that was wrapped, as which tf-keras saves it.
+    address = {"__module__": keras_class.__module__}
+    return type(keras_class.__name__, (SumsFirst, keras_class), address)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.trainers.compile_utils import get_loss as loss_for_shapes
 
-from distloss import _denominators, _reduce
-from distloss._errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    ContextError,
-    NotDecomposableError,
-    ScalarLossError,
-    ShapeError,
+from distloss import _reduce
+from distloss._errors import NotDecomposableError
+from distloss._global_loss import (
+    GlobalLoss,
+    checked_batch_size,
+    checked_reduction,
+    found_loss,
+    name_of,
+    refuse_distributed,
+    refuse_own_call,
 )
-from distloss._types import REDUCTIONS, LossLike, Reduction, TensorLike
+from distloss._tf_keras import is_of_tf_keras
+from distloss._tf_keras_loss import distributed_loss
+from distloss._types import LossLike, Reduction, TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 @keras.saving.register_keras_serializable("distloss")
-class DistributedLoss(keras.losses.Loss, _denominators.Announces):
+class DistributedLoss(GlobalLoss, keras.losses.Loss):
     """A Keras loss whose gradient does not depend on how the batch is split.
+
+    Where `loss` is of tf-keras (Keras 2), or `tf.keras` is tf-keras by
+    TF_USE_LEGACY_KERAS=1 and `loss` is of no Keras, this makes a
+    `tf_keras.losses.Loss` instead, with the same meaning. Its `reduction` is "sum" to
+    tf-keras, which would otherwise divide by the number of replicas once more;
+    `global_reduction` is ours.
 
     Replicas that each take the mean of their own rows and then add gradients get
     the mean of means, which is not the mean once they hold unequal numbers of rows,
@@ -99,6 +107,14 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
     Reference: README, "The formula".
     """
 
+    saving = keras.saving
+
+    def __new__(cls, loss: LossLike = None, **arguments: Any) -> Any:
+        """A loss of the Keras that `loss` is of."""
+        if loss is not None and is_of_tf_keras(loss):
+            return distributed_loss(loss, **arguments)
+        return super().__new__(cls)
+
     def __init__(
         self,
         loss: LossLike,
@@ -112,21 +128,15 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         # Keras saves losses, functions and names, but neither configs nor classes
         is_saved = not isinstance(loss, dict | type)
         self.loss = loss if is_saved else self._element_loss
-        own_reduction = self._element_loss.reduction or "none"
+        self.global_reduction = checked_reduction(reduction, self._element_loss)
         super().__init__(
             name=name or self._element_loss.name,
-            reduction=_checked_reduction(
-                own_reduction if reduction is None else reduction
-            ),
+            reduction=self.global_reduction,
             dtype=self._element_loss.dtype,
         )
         self.replicas = replicas
         replicas_or_current_strategy(replicas)  # refuses what is none
-        self.global_batch_size = _checked_batch_size(global_batch_size)
-
-    @property
-    def _replicas(self) -> Replicas:
-        return replicas_or_current_strategy(self.replicas)
+        self.global_batch_size = checked_batch_size(global_batch_size)
 
     @_reduce.without_autograph
     def __call__(
@@ -137,12 +147,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
     ) -> tf.Tensor:
         """The loss of this replica's rows, as the class says."""
         with tf.name_scope("distributed_loss"):  # a name may be no scope: "<lambda>"
-            values = self.call(y_true, y_pred)
-            mask = _joint_mask(y_pred, values)
-            local = _reduce.weighted(values, sample_weight, mask)
-            if self.reduction == "none":
-                return local.elements
-            return self._reduced(local)
+            return self._of_rows(self.call(y_true, y_pred), y_pred, sample_weight)
 
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
         """The loss of each element: local float, shape `[rows, ...]`."""
@@ -154,16 +159,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
             )
             for nest in (y_true, y_pred)
         )
-        values = self._element_values(y_true, y_pred)
-        if values.shape.rank == 0:
-            raise ScalarLossError(
-                "Expected the loss of each row, of shape [rows, ...]. Got a scalar "
-                f"from loss {self.name!r}, values.shape={values.shape}. Return the "
-                "values before they are reduced, and let reduction= reduce them; Dice "
-                "and Tversky do so when axis= leaves out axis 0."
-            )
-        self._refuse_reduced_rows(y_pred, values)
-        return values
+        return self._checked_values(self._element_values(y_true, y_pred), y_pred)
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         fails_on_zero_rows = self._computes(
@@ -171,102 +167,15 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         )
         if fails_on_zero_rows and y_pred.shape[0] in (None, 0):
             return _without_the_empty_batch(self._element_loss.call, y_true, y_pred)
-        values = self._element_loss.call(y_true, y_pred)
-        return values if tf.is_tensor(values) else tf.convert_to_tensor(values)
+        return self._element_loss.call(y_true, y_pred)
 
     def _computes(self, *functions: Any) -> bool:
         return getattr(self._element_loss, "fn", None) in functions
-
-    def _kind(self) -> str:
-        """A word for the loss that does not depend on what was made before it."""
-        element_loss: Any = self._element_loss
-        if isinstance(element_loss, _FunctionLoss):
-            return getattr(element_loss.fn, "__name__", type(element_loss.fn).__name__)
-        return type(element_loss).__name__
 
     def _compute_dtype(self, y_pred: TensorLike) -> tf.DType:
         if _reduce.accumulator_dtype(*keras.tree.flatten(y_pred)) == tf.float64:
             return tf.float64
         return tf.as_dtype(self.dtype)
-
-    def _reduced(self, local: _reduce.Weighted) -> tf.Tensor:
-        step = _denominators.current_step()
-        if step is not None:
-            self._refuse_forward_pass(step)
-        if isinstance(step, _denominators.Part):
-            return self._share_of_part(local, step)
-        if step is not None and step.carried is not None:
-            step.carried.weight = self._local_weight(local)
-            return _reduce.total(local)
-        value, denominator = self._value_and_denominator(local)
-        return _denominators.announced(value, denominator, self)
-
-    def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
-        total = _reduce.total(local)
-        if self.global_batch_size is None:
-            weight = self._local_weight(local)
-            name = f"{self.reduction}_of_{self._kind()}"
-            return _reduce.counted_share(total, weight, self._replicas, name)
-        rows = self._fixed_denominator(local)
-        own = _reduce.share(total, rows)
-        to_reduce = self._replicas.to_reduce(own)
-        return _reduce.Reduced(_reduce.value_with_gradient_of(to_reduce, own), rows)
-
-    def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
-        if self.reduction == "sum":
-            return tf.ones((), local.elements.dtype)
-        return _reduce.fixed_count(local, self.global_batch_size)
-
-    def _share_of_part(
-        self, local: _reduce.Weighted, part: _denominators.Part
-    ) -> tf.Tensor:
-        weight = self._local_weight(local)
-        total = _reduce.total(local)
-        if part.denominators is None:
-            part.weights.append(tf.zeros_like(total) if weight is None else weight)
-            return tf.zeros_like(total)
-        if weight is None:
-            denominator = self._fixed_denominator(local)
-        else:
-            denominator = tf.cast(part.denominators[len(part.shares)], total.dtype)
-        part.shares.append(_reduce.share(total, denominator))
-        return part.shares[-1]
-
-    def _refuse_forward_pass(self, step: _denominators.Step) -> None:
-        if not step.in_loss:
-            raise ContextError(
-                "Expected a DistributedLoss to be compiled into a prepared model. Got "
-                f"a call of loss {self.name!r} in the model's forward pass. Let the "
-                "layer call self.add_loss with the mean over its own rows: "
-                "distloss.prepare weighs added losses by each replica's rows."
-            )
-
-    @property
-    def counts(self) -> bool:
-        """Whether the denominator is a sum over replicas, of what each of them has."""
-        return self.reduction not in ("sum", "none") and self.global_batch_size is None
-
-    def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:
-        """W_r, or None where W is fixed and nobody has to count."""
-        if not self.counts:
-            return None
-        if self.reduction == "mean_with_sample_weight":
-            return _reduce.keras_sample_weight(local, self._replicas)
-        return _reduce.element_count(local)
-
-    def _refuse_reduced_rows(self, y_pred: Any, values: tf.Tensor) -> None:
-        axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
-        axes = axis if isinstance(axis, list | tuple) else [axis]
-        # Where the number of rows is open, values of a fixed length are no rows.
-        rows_are_open = (
-            tf.is_tensor(y_pred) and y_pred.shape.rank and y_pred.shape[0] is None
-        )
-        if 0 in axes or (rows_are_open and values.shape[0] is not None):
-            raise ShapeError(
-                "Expected the loss of each row, of shape [rows, ...]. Got from loss "
-                f"{self.name!r} values.shape={values.shape}, axis={axis}, without the "
-                "rows. Leave axis 0 out of what the loss reduces."
-            )
 
     def _refuse_coupled_rows(self) -> None:
         replica_count = self._replicas.count()
@@ -278,26 +187,6 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
                 "embeddings and labels of all replicas first and wrap a callable that "
                 "compares local rows with the gathered ones."
             )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras to save."""
-        rows = self.global_batch_size
-        return {
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            "reduction": self.reduction,
-            "replicas": keras.saving.serialize_keras_object(self.replicas),
-            "global_batch_size": None if rows is None else int(rows),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> DistributedLoss:
-        """A new object with the arguments that `get_config` returned."""
-        loss, replicas = (
-            keras.saving.deserialize_keras_object(config[key])
-            for key in ("loss", "replicas")
-        )
-        return cls(**{**config, "loss": loss, "replicas": replicas})
 
 
 class _FunctionLoss(keras.losses.Loss):
@@ -323,22 +212,11 @@ class _FunctionLoss(keras.losses.Loss):
 
 def _element_loss(loss: LossLike) -> keras.losses.Loss:
     """The Keras loss whose `call` gives element losses."""
-    if isinstance(loss, DistributedLoss):
-        raise ArgumentTypeError(
-            f"Expected a loss to wrap. Got loss={loss.name!r}, a DistributedLoss "
-            "already: its scale would be applied twice. Pass loss.loss, or use it as "
-            "it is."
-        )
+    refuse_distributed(loss)
     found = _found_loss(loss)
     if not isinstance(found, keras.losses.Loss):
-        name = loss if isinstance(loss, str) else getattr(found, "__name__", None)
-        return _FunctionLoss(found, name or type(found).__name__)
-    if type(found).__call__ is not keras.losses.Loss.__call__:
-        raise ArgumentTypeError(
-            "Expected a loss that leaves weights and reduction to keras.losses.Loss. "
-            f"Got loss={loss!r}, whose class overrides __call__. Override call() "
-            "instead, or pass a callable that returns the loss of each row."
-        )
+        return _FunctionLoss(found, name_of(loss, found))
+    refuse_own_call(found, keras.losses.Loss)
     return found
 
 
@@ -349,53 +227,9 @@ def _crossentropy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 
 def _found_loss(loss: LossLike) -> Any:
-    if not (isinstance(loss, str | dict) or callable(loss)):
-        raise ArgumentTypeError(
-            "Expected loss= to be a keras.losses.Loss, an identifier such as 'mse', or "
-            "a callable (y_true, y_pred) -> values. Got "
-            f"loss={loss!r} of type {type(loss).__name__}."
-        )
     if str(loss).lower() in ("crossentropy", "ce"):
         return _crossentropy
-    try:
-        return keras.losses.get(loss)
-    except (ValueError, TypeError) as error:
-        raise ArgumentError(
-            "Expected the name or config of a loss that keras.losses.get knows, such "
-            f"as 'mse'. Got loss={loss!r}. Pass one of these, or the loss itself."
-        ) from error
-
-
-def _checked_reduction(reduction: str) -> str:
-    if reduction not in REDUCTIONS:
-        raise ArgumentError(
-            f"Expected reduction= to be one of {', '.join(map(repr, REDUCTIONS))}, or "
-            f"None for the wrapped loss's own. Got reduction={reduction!r}."
-        )
-    return reduction
-
-
-def _checked_batch_size(rows: Any) -> int | tf.Tensor | None:
-    if rows is None:
-        return None
-    is_count = (
-        rows.dtype.is_integer and rows.shape.rank == 0
-        if tf.is_tensor(rows)
-        else isinstance(rows, numbers.Integral) and not isinstance(rows, bool)
-    )
-    if not is_count:
-        raise ArgumentTypeError(
-            "Expected global_batch_size= to be a number of rows, an int or a scalar "
-            f"integer tensor. Got global_batch_size={rows!r} of type "
-            f"{type(rows).__name__}. Pass rows over all replicas; for a sum of weights "
-            "leave it out and use reduction='mean_with_sample_weight'."
-        )
-    if tf.get_static_value(rows) is not None and np.asarray(rows) < 1:
-        raise ArgumentError(
-            "Expected global_batch_size= to be at least 1 row. Got global_batch_size="
-            f"{rows!r}. Pass rows over all replicas, or None to count."
-        )
-    return rows if tf.is_tensor(rows) else int(rows)
+    return found_loss(loss, keras.losses)
 
 
 def _without_the_empty_batch(
@@ -410,12 +244,3 @@ def _without_the_empty_batch(
         return tf.concat([tensor, tf.zeros(extra, tensor.dtype)], 0)
 
     return call(at_least_one_row(y_true), at_least_one_row(y_pred))[:rows]
-
-
-def _joint_mask(y_pred: TensorLike, values: tf.Tensor) -> tf.Tensor | None:
-    """The mask that Keras attached to predictions, element losses, or both."""
-    masks = [getattr(tensor, "_keras_mask", None) for tensor in (y_pred, values)]
-    present = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
-    if len(present) == 2:
-        return present[0] & present[1]
-    return present[0] if present else None

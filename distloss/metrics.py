@@ -8,47 +8,21 @@ import keras
 import tensorflow as tf
 
 from distloss import _reduce
+from distloss._tf_keras import class_of, is_default
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
-@keras.saving.register_keras_serializable("distloss")
-class GlobalMean(keras.metrics.Metric):
-    """The weighted mean of everything seen, on all replicas and in all batches.
+class _Sums:
+    """S and W of a metric, of Keras 3 or of tf-keras: added to, and divided."""
 
-    Keeps S = sum(w*v) and W = sum(w), and divides once, when read. Sums of parts
-    add up, in any order and of any size, where means of parts do not.
+    dtype: Any
+    total: Any
+    weight: Any
+    replicas: Replicas | None
+    _replicas: Replicas
 
-    Read it outside `strategy.run`: there `result()` is the mean over all replicas.
-    In replica context it is the mean of what this replica has seen; no collective
-    is spent on it. So it is under Horovod: in a `tf.function`, and so in the progress
-    bar of `fit`, this process's mean; read outside, that of all processes, which must
-    read it together.
-
-    Args:
-      name: name of the metric.
-      dtype: dtype of the sums and of the result; None means Keras'
-        `floatx`, float32 unless it was set.
-      replicas: who shares the batches; None means the current strategy's replicas.
-
-    Example:
-      >>> from distloss import GlobalMean
-      >>> mean = GlobalMean()
-      >>> mean.update_state([1.0, 2.0, 3.0])
-      >>> mean.update_state([10.0], sample_weight=[3.0])
-      >>> float(mean.result())
-      6.0
-    """
-
-    def __init__(
-        self, name: str = "mean", dtype: Any = None, *, replicas: Replicas | None = None
-    ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.replicas = replicas
-        self._replicas = replicas_or_current_strategy(replicas)
-        self.total = self.add_variable((), initializer="zeros", name="total")
-        self.weight = self.add_variable((), initializer="zeros", name="weight")
-
+    @_reduce.without_autograph
     def update_state(
         self, values: TensorLike, sample_weight: TensorLike | None = None
     ) -> None:
@@ -80,14 +54,84 @@ class GlobalMean(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras to save."""
+        keras_metric: Any = super()
         replicas = keras.saving.serialize_keras_object(self.replicas)
-        return {**super().get_config(), "replicas": replicas}
+        return {**keras_metric.get_config(), "replicas": replicas}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> GlobalMean:
+    def from_config(cls, config: dict[str, Any]) -> Any:
         """A new object with the arguments that `get_config` returned."""
         replicas = keras.saving.deserialize_keras_object(config.get("replicas"))
         return cls(**{**config, "replicas": replicas})
+
+
+@keras.saving.register_keras_serializable("distloss")
+class GlobalMean(_Sums, keras.metrics.Metric):
+    """The weighted mean of everything seen, on all replicas and in all batches.
+
+    Keeps S = sum(w*v) and W = sum(w), and divides once, when read. Sums of parts
+    add up, in any order and of any size, where means of parts do not.
+
+    Read it outside `strategy.run`: there `result()` is the mean over all replicas.
+    In replica context it is the mean of what this replica has seen; no collective
+    is spent on it. So it is under Horovod: in a `tf.function`, and so in the progress
+    bar of `fit`, this process's mean; read outside, that of all processes, which must
+    read it together.
+
+    Where `tf.keras` is tf-keras (Keras 2) by TF_USE_LEGACY_KERAS=1, this makes a
+    `tf_keras.metrics.Metric`, whose result is the mean over all replicas in replica
+    context too. Without that variable, the object serves any loop that reads it
+    outside `strategy.run`; among the metrics of a tf-keras model take
+    `tf_keras.metrics.Mean`, which carries sums as well.
+
+    Args:
+      name: name of the metric.
+      dtype: dtype of the sums and of the result; None means Keras'
+        `floatx`, float32 unless it was set.
+      replicas: who shares the batches; None means the current strategy's replicas.
+
+    Example:
+      >>> from distloss import GlobalMean
+      >>> mean = GlobalMean()
+      >>> mean.update_state([1.0, 2.0, 3.0])
+      >>> mean.update_state([10.0], sample_weight=[3.0])
+      >>> float(mean.result())
+      6.0
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A metric of the Keras that `tf.keras` is."""
+        if is_default():
+            return class_for_tf_keras()(*args, **kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self, name: str = "mean", dtype: Any = None, *, replicas: Replicas | None = None
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.replicas = replicas
+        self._replicas = replicas_or_current_strategy(replicas)
+        self.total = self.add_variable((), initializer="zeros", name="total")
+        self.weight = self.add_variable((), initializer="zeros", name="weight")
+
+
+class _MeanOfTfKeras(_Sums):
+    """What becomes a `tf_keras.metrics.Metric`."""
+
+    def __init__(
+        self, name: str = "mean", dtype: Any = None, *, replicas: Replicas | None = None
+    ) -> None:
+        keras_metric: Any = super()
+        keras_metric.__init__(name=name, dtype=dtype)
+        self.replicas = replicas
+        self._replicas = replicas_or_current_strategy(replicas)
+        self.total = keras_metric.add_weight("total", initializer="zeros")
+        self.weight = keras_metric.add_weight("weight", initializer="zeros")
+
+
+def class_for_tf_keras() -> Any:
+    """The class of which `GlobalMean` makes objects where `tf.keras` is tf-keras."""
+    return class_of(_MeanOfTfKeras, "metrics.Metric", "GlobalMean")
 
 
 def _add(variable: keras.Variable, number: tf.Tensor) -> None:

@@ -78,6 +78,14 @@ def sum_over(parts: Parts, function: Callable[[Any], Any]) -> Any:
     return _graph_sum(parts, function)
 
 
+def shaped(gradient: Any, variable: Any) -> Any:
+    """A sum of `sum_over`, with the dense shape of `variable` where it is sparse."""
+    if isinstance(gradient, tf.IndexedSlices):
+        shape = tf.constant([*variable.shape])
+        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    return gradient
+
+
 def _sum(*terms: Any) -> Any:
     if terms[0] is None:
         return None

@@ -96,7 +96,7 @@ class DistributedOptimizer(_KerasOptimizer):
     def __new__(cls, optimizer: Any, **arguments: Any) -> DistributedOptimizer:
         """An object of a class made for `optimizer`."""
         _refuse_horovods_own(optimizer)
-        if _tf_keras.is_optimizer(optimizer):
+        if _tf_keras.is_of_tf_keras(optimizer):
             steps = _checked_steps(arguments.get("accumulation_steps", 1))
             replicas = arguments.get("replicas")
             return _tf_keras.distributed_optimizer(optimizer, replicas, steps)
@@ -569,9 +569,9 @@ def _check_loss(settings: _Settings) -> None:
             f"{type(loss).__name__}. For several losses use distloss.prepare(model, "
             "microbatches=...), which cuts each batch into parts."
         )
-    if loss.reduction in ("sum", "none"):
+    if loss.global_reduction in ("sum", "none"):
         raise ArgumentError(
             "Expected loss= to have a denominator by which batches weigh. Got "
-            f"reduction={loss.reduction!r}. Use a mean, or distloss.prepare(model, "
-            "microbatches=...), which cuts each batch into parts."
+            f"reduction={loss.global_reduction!r}. Use a mean, or distloss.prepare("
+            "model, microbatches=...), which cuts each batch into parts."
         )

@@ -1,0 +1,272 @@
+"""The part of a `DistributedLoss` that is the same in Keras 3 and in tf-keras."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distloss import _denominators, _reduce
+from distloss._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ContextError,
+    ScalarLossError,
+    ShapeError,
+)
+from distloss._types import REDUCTIONS, TensorLike
+from distloss.replicas import Replicas, replicas_or_current_strategy
+
+# Keras losses that hold a function, which says more than their name.
+FUNCTION_LOSSES = ("_FunctionLoss", "LossFunctionWrapper")
+
+
+class GlobalLoss(_denominators.Announces):
+    """Element losses of local rows, reduced by a denominator of the whole batch.
+
+    Attributes:
+      loss: what was wrapped.
+      global_reduction: one of `REDUCTIONS`, over all replicas.
+      replicas: who shares the batch, or None for the current strategy's replicas.
+      global_batch_size: W in rows where it is fixed, or None.
+      saving: the module of a Keras that writes and reads configs of losses.
+    """
+
+    name: Any
+    loss: Any
+    replicas: Replicas | None
+    global_batch_size: Any
+    saving: Any
+    _element_loss: Any
+
+    @property
+    def _replicas(self) -> Replicas:
+        return replicas_or_current_strategy(self.replicas)
+
+    @_reduce.without_autograph
+    def _of_rows(self, values: tf.Tensor, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+        """The loss of this replica's rows."""
+        mask = _joint_mask(y_pred, values)
+        local = _reduce.weighted(values, sample_weight, mask)
+        if self.global_reduction == "none":
+            return local.elements
+        return self._reduced(local)
+
+    def _reduced(self, local: _reduce.Weighted) -> tf.Tensor:
+        step = _denominators.current_step()
+        if step is not None:
+            self._refuse_forward_pass(step)
+        if isinstance(step, _denominators.Part):
+            return self._share_of_part(local, step)
+        if step is not None and step.carried is not None:
+            step.carried.weight = self._local_weight(local)
+            return _reduce.total(local)
+        value, denominator = self._value_and_denominator(local)
+        return _denominators.announced(value, denominator, self)
+
+    def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
+        total = _reduce.total(local)
+        if self.global_batch_size is None:
+            weight = self._local_weight(local)
+            name = f"{self.global_reduction}_of_{self._kind()}"
+            return _reduce.counted_share(total, weight, self._replicas, name)
+        rows = self._fixed_denominator(local)
+        own = _reduce.share(total, rows)
+        to_reduce = self._replicas.to_reduce(own)
+        return _reduce.Reduced(_reduce.value_with_gradient_of(to_reduce, own), rows)
+
+    def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
+        if self.global_reduction == "sum":
+            return tf.ones((), local.elements.dtype)
+        return _reduce.fixed_count(local, self.global_batch_size)
+
+    def _share_of_part(
+        self, local: _reduce.Weighted, part: _denominators.Part
+    ) -> tf.Tensor:
+        weight = self._local_weight(local)
+        total = _reduce.total(local)
+        if part.denominators is None:
+            part.weights.append(tf.zeros_like(total) if weight is None else weight)
+            return tf.zeros_like(total)
+        if weight is None:
+            denominator = self._fixed_denominator(local)
+        else:
+            denominator = tf.cast(part.denominators[len(part.shares)], total.dtype)
+        part.shares.append(_reduce.share(total, denominator))
+        return part.shares[-1]
+
+    def _refuse_forward_pass(self, step: _denominators.Step) -> None:
+        if not step.in_loss:
+            raise ContextError(
+                "Expected a DistributedLoss to be compiled into a prepared model. Got "
+                f"a call of loss {self.name!r} in the model's forward pass. Let the "
+                "layer call self.add_loss with the mean over its own rows: "
+                "distloss.prepare weighs added losses by each replica's rows."
+            )
+
+    @property
+    def counts(self) -> bool:
+        """Whether the denominator is a sum over replicas of what each of them has."""
+        is_mean = self.global_reduction not in ("sum", "none")
+        return is_mean and self.global_batch_size is None
+
+    def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:
+        """W_r, or None where W is fixed and nobody has to count."""
+        if not self.counts:
+            return None
+        if self.global_reduction == "mean_with_sample_weight":
+            return _reduce.keras_sample_weight(local, self._replicas)
+        return _reduce.element_count(local)
+
+    def _kind(self) -> str:
+        """A word for the loss that does not depend on what was made before it."""
+        element_loss = self._element_loss
+        if element_loss.__class__.__name__ not in FUNCTION_LOSSES:
+            return type(element_loss).__name__
+        return getattr(element_loss.fn, "__name__", type(element_loss.fn).__name__)
+
+    @_reduce.without_autograph
+    def _checked_values(self, values: Any, y_pred: Any) -> tf.Tensor:
+        """`values` as element losses: a tensor with rows along axis 0."""
+        values = values if tf.is_tensor(values) else tf.convert_to_tensor(values)
+        if values.shape.rank == 0:
+            raise ScalarLossError(
+                "Expected the loss of each row, of shape [rows, ...]. Got a scalar "
+                f"from loss {self.name!r}, values.shape={values.shape}. Return the "
+                "values before they are reduced, and let reduction= reduce them; Dice "
+                "and Tversky do so when axis= leaves out axis 0."
+            )
+        self._refuse_reduced_rows(y_pred, values)
+        return values
+
+    def _refuse_reduced_rows(self, y_pred: Any, values: tf.Tensor) -> None:
+        axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
+        axes = axis if isinstance(axis, list | tuple) else [axis]
+        # Where the number of rows is open, values of a fixed length are no rows.
+        rows_are_open = (
+            tf.is_tensor(y_pred) and y_pred.shape.rank and y_pred.shape[0] is None
+        )
+        if 0 in axes or (rows_are_open and values.shape[0] is not None):
+            raise ShapeError(
+                "Expected the loss of each row, of shape [rows, ...]. Got from loss "
+                f"{self.name!r} values.shape={values.shape}, axis={axis}, without the "
+                "rows. Leave axis 0 out of what the loss reduces."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras to save."""
+        rows = self.global_batch_size
+        return {
+            "loss": self.saving.serialize_keras_object(self.loss),
+            "reduction": self.global_reduction,
+            "replicas": keras.saving.serialize_keras_object(self.replicas),
+            "global_batch_size": None if rows is None else int(rows),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """A new object with the arguments that `get_config` returned."""
+        loss = cls.saving.deserialize_keras_object(config["loss"])
+        replicas = keras.saving.deserialize_keras_object(config["replicas"])
+        return cls(**{**config, "loss": loss, "replicas": replicas})
+
+
+def refuse_distributed(loss: Any) -> None:
+    """Raises ArgumentTypeError where `loss` is a DistributedLoss."""
+    if isinstance(loss, GlobalLoss):
+        raise ArgumentTypeError(
+            f"Expected a loss to wrap. Got loss={loss.name!r}, a DistributedLoss "
+            "already: its scale would be applied twice. Pass loss.loss, or use it as "
+            "it is."
+        )
+
+
+def refuse_own_call(loss: Any, base: Any) -> None:
+    """Raises ArgumentTypeError where the class of `loss` reduces by itself."""
+    if type(loss).__call__ is not base.__call__:
+        raise ArgumentTypeError(
+            "Expected a loss that leaves weights and reduction to keras.losses.Loss. "
+            f"Got loss={loss!r}, whose class overrides __call__. Override call() "
+            "instead, or pass a callable that returns the loss of each row."
+        )
+
+
+def found_loss(loss: Any, losses: Any) -> Any:
+    """What `losses.get(loss)` of a Keras finds: a loss of it, or a function."""
+    if not (isinstance(loss, str | dict) or callable(loss)):
+        raise ArgumentTypeError(
+            "Expected loss= to be a keras.losses.Loss, an identifier such as 'mse', or "
+            "a callable (y_true, y_pred) -> values. Got "
+            f"loss={loss!r} of type {type(loss).__name__}."
+        )
+    try:
+        return losses.get(loss)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            "Expected the name or config of a loss that keras.losses.get knows, such "
+            f"as 'mse'. Got loss={loss!r}. Pass one of these, or the loss itself."
+        ) from error
+
+
+def name_of(loss: Any, function: Any) -> str:
+    """The name of the loss `function`, which was found for `loss`."""
+    name = loss if isinstance(loss, str) else getattr(function, "__name__", None)
+    return name or type(function).__name__
+
+
+def checked_reduction(reduction: str | None, element_loss: Any) -> str:
+    """`reduction`, or where it is None that of `element_loss`.
+
+    Raises:
+      ArgumentError: it is none that distloss knows.
+    """
+    if reduction is None:
+        reduction = element_loss.reduction or "none"
+    if reduction not in REDUCTIONS:
+        raise ArgumentError(
+            f"Expected reduction= to be one of {', '.join(map(repr, REDUCTIONS))}, or "
+            f"None for the wrapped loss's own. Got reduction={reduction!r}."
+        )
+    return reduction
+
+
+def checked_batch_size(rows: Any) -> int | tf.Tensor | None:
+    """`rows` as the rows of a global batch, or None.
+
+    Raises:
+      ArgumentTypeError: it is no int and no scalar integer tensor.
+      ArgumentError: it is below 1.
+    """
+    if rows is None:
+        return None
+    is_count = (
+        rows.dtype.is_integer and rows.shape.rank == 0
+        if tf.is_tensor(rows)
+        else isinstance(rows, numbers.Integral) and not isinstance(rows, bool)
+    )
+    if not is_count:
+        raise ArgumentTypeError(
+            "Expected global_batch_size= to be a number of rows, an int or a scalar "
+            f"integer tensor. Got global_batch_size={rows!r} of type "
+            f"{type(rows).__name__}. Pass rows over all replicas; for a sum of weights "
+            "leave it out and use reduction='mean_with_sample_weight'."
+        )
+    if tf.get_static_value(rows) is not None and np.asarray(rows) < 1:
+        raise ArgumentError(
+            "Expected global_batch_size= to be at least 1 row. Got global_batch_size="
+            f"{rows!r}. Pass rows over all replicas, or None to count."
+        )
+    return rows if tf.is_tensor(rows) else int(rows)
+
+
+def _joint_mask(y_pred: TensorLike, values: tf.Tensor) -> tf.Tensor | None:
+    """The mask that Keras attached to predictions, element losses, or both."""
+    masks = [getattr(tensor, "_keras_mask", None) for tensor in (y_pred, values)]
+    present = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
+    if len(present) == 2:
+        return present[0] & present[1]
+    return present[0] if present else None
