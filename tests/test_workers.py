@@ -228,6 +228,11 @@ def test_fit_of_plain_keras_does_not_start(two):
     assert raised == ["ValueError"] * 2
 
 
+def test_fit_of_tf_keras_trains_as_one_device(check_of):
+    for result in check_of("two", "fit_of_tf_keras_prepared"):
+        assert_same(result["weights"], result["wanted"], 1e-6)
+
+
 def test_fit_of_plain_tf_keras_is_a_mean_of_means(check_of):
     for result in check_of("two", "fit_of_tf_keras"):
         assert np.abs(np.subtract(result["weights"], result["wanted"])).max() > 5e-3

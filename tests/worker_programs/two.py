@@ -150,7 +150,7 @@ def fit_of_tf_keras(distribute=lambda model: model):
     return {**problem.fitted(distribute(model), data), "wanted": wanted}
 
 
-def fit_of_tf_keras_prepared():  # for CHECKS, as soon as prepare takes such models
+def fit_of_tf_keras_prepared():
     return fit_of_tf_keras(distloss.prepare)
 
 
@@ -168,6 +168,7 @@ CHECKS = [
     fit_prepared_over_files,
     fit_of_plain_keras,
     fit_of_tf_keras,
+    fit_of_tf_keras_prepared,
 ]
 
 
