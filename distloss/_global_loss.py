@@ -33,6 +33,7 @@ class GlobalLoss(_denominators.Announces):
       replicas: who shares the batch, or None for the current strategy's replicas.
       global_batch_size: W in rows where it is fixed, or None.
       saving: the module of a Keras that writes and reads configs of losses.
+      monitor: a variable in which the global W of each step is noted, or None.
     """
 
     name: Any
@@ -40,6 +41,7 @@ class GlobalLoss(_denominators.Announces):
     replicas: Replicas | None
     global_batch_size: Any
     saving: Any
+    monitor: tf.Variable | None = None
     _element_loss: Any
 
     @property
@@ -65,7 +67,13 @@ class GlobalLoss(_denominators.Announces):
             step.carried.weight = self._local_weight(local)
             return _reduce.total(local)
         value, denominator = self._value_and_denominator(local)
+        self.note(denominator)
         return _denominators.announced(value, denominator, self)
+
+    def note(self, denominator: tf.Tensor) -> None:
+        """Notes the global W of a step, if anybody wants to know."""
+        if self.monitor is not None:
+            self.monitor.assign(tf.cast(denominator, self.monitor.dtype))
 
     def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
         total = _reduce.total(local)
@@ -95,6 +103,7 @@ class GlobalLoss(_denominators.Announces):
             denominator = self._fixed_denominator(local)
         else:
             denominator = tf.cast(part.denominators[len(part.shares)], total.dtype)
+        self.note(denominator)
         part.shares.append(_reduce.share(total, denominator))
         return part.shares[-1]
 

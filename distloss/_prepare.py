@@ -234,7 +234,9 @@ def _train_step_in_one_sum(
     if step.carried is None:
         whole = loss / replicas.reported(tf.ones_like(loss))
     else:
-        whole = _reduce.share(*tf.unstack(step.carried.sums))
+        total, denominator = tf.unstack(step.carried.sums)
+        keras.tree.flatten(model._compile_loss._user_loss)[0].note(denominator)
+        whole = _reduce.share(total, denominator)
     model._loss_tracker.update_state(whole, sample_weight=step.rows)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 

@@ -1,4 +1,4 @@
-"""Keras callbacks for training on several Horovod processes."""
+"""Keras callbacks: for several Horovod processes, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 from distloss._errors import ArgumentError, ContextError, DriftError
 from distloss._horovod import HorovodReplicas
 from distloss._model_hooks import report_global_metrics
+from distloss._monitor import Monitor, per_replica_variable
 
 
 class BroadcastState(keras.callbacks.Callback):
@@ -161,17 +162,12 @@ class DriftGuard(keras.callbacks.Callback):
         tolerance: float = 1e-6,
     ) -> None:
         super().__init__()
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ArgumentError(
-                "Expected every= to be at least 1 batch between comparisons, an int. "
-                f"Got every={every!r}."
-            )
         if not tolerance >= 0:
             raise ArgumentError(
                 f"Expected tolerance= to be 0 or more. Got tolerance={tolerance!r}."
             )
         self.replicas = replicas or HorovodReplicas()
-        self.every = every
+        self.every = _checked_every(every)
         self.tolerance = tolerance
         self._batches = 0
         self._checksums = tf.function(checksums, autograph=False)
@@ -199,6 +195,90 @@ class DriftGuard(keras.callbacks.Callback):
         if at is not None:
             sums = everybody[:, at, 0]
             raise DriftError(_drift_message(self.model, variables[at], sums))
+
+
+class StepSummary(keras.callbacks.Callback):
+    """Writes for TensorBoard what a step divides by, its gradient, and what it skips.
+
+    - `distloss/gradient_norm`: of all gradients, after they were summed over replicas
+      and unscaled, before they are clipped.
+    - `distloss/denominator/LOSS`: W of each loss, over all replicas: rows, elements or
+      weights, as its reduction says.
+    - `distloss/skipped_steps`: how many updates had gradients that were not finite.
+      Those of a `LossScaleOptimizer` were skipped by all replicas.
+
+    Loss and metrics of a prepared model are right in `keras.callbacks.TensorBoard`.
+    Under Horovod, pass it on one process. Steps cost one more read of the gradients.
+
+    Args:
+      log_dir: folder of the event files, as for `keras.callbacks.TensorBoard`.
+      every: steps from one summary to the next, a positive int.
+
+    Raises:
+      ArgumentError: `every` is below 1, or, when training begins, the model is not
+        prepared.
+
+    Example:
+      >>> from distloss.callbacks import StepSummary
+      >>> callbacks = [StepSummary("logs", every=100)]  # for model.fit
+    """
+
+    def __init__(self, log_dir: Any, *, every: int = 1) -> None:
+        super().__init__()
+        self.log_dir, self.every = str(log_dir), _checked_every(every)
+        self._written: dict[str, tf.Variable] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Lets the model's optimizer and losses note what steps are like."""
+        optimizer = self.model.optimizer
+        if not hasattr(optimizer, "monitor"):
+            raise ArgumentError(
+                "Expected a model whose optimizer is distributed. Got "
+                f"{type(optimizer).__name__}. Call distloss.prepare(model) after "
+                "model.compile(...)."
+            )
+        if not self._written:
+            with self.model.distribute_strategy.scope():
+                self._begin(optimizer)
+        self._writer = tf.summary.create_file_writer(self.log_dir)
+
+    def _begin(self, optimizer: Any) -> None:
+        optimizer.monitor = Monitor()
+        self._written = {
+            "gradient_norm": optimizer.monitor.gradient_norm,
+            "skipped_steps": optimizer.monitor.skipped,
+        }
+        losses = keras.tree.flatten(self.model._compile_loss._user_loss)
+        for loss in losses:
+            if hasattr(loss, "monitor"):
+                loss.monitor = per_replica_variable((), "float32", "only_first_replica")
+                name = f"denominator/{loss.name}"
+                while name in self._written:  # several outputs, each with the same loss
+                    name += "_"
+                self._written[name] = loss.monitor
+        self.model.make_train_function(force=True)  # what was traced notes nothing
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Writes, every so many steps."""
+        step = int(self.model.optimizer.iterations.numpy())
+        if step % self.every:
+            return
+        with self._writer.as_default(step):
+            for name, variable in self._written.items():
+                tf.summary.scalar(f"distloss/{name}", variable.read_value())
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+def _checked_every(every: Any) -> int:
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ArgumentError(
+            "Expected every= to be at least 1 batch from one to the next, an int. Got "
+            f"every={every!r}."
+        )
+    return every
 
 
 def checksums(values: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -17,6 +17,7 @@ from keras.src.utils.tracking import Tracker
 
 from distloss import _denominators, _reduce, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss._monitor import Monitor, per_replica_variable
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -119,6 +120,8 @@ class DistributedOptimizer(_KerasOptimizer):
         _check_loss(settings)
         self._distribute(settings)
 
+    monitor: Monitor | None = None  # where what steps are like is noted
+
     def _distribute(self, settings: _Settings) -> None:
         self._settings = settings
         replicas_or_current_strategy(settings.replicas)  # refuses what is none
@@ -199,12 +202,16 @@ class DistributedOptimizer(_KerasOptimizer):
         name = f"gradients_{type(self).__bases__[1].__name__}"
         step = _denominators.current_step()
         if step is None or step.carried is None:
-            return self._replicas.sum_gradients(local, name)
-        *sums, carried = self._replicas.sum_gradients(
-            [*local, step.carried.local()], name
-        )
-        step.carried.sums = tf.convert_to_tensor(carried)
-        return [_divided(gradient, step.carried.sums[1]) for gradient in sums]
+            sums = self._replicas.sum_gradients(local, name)
+        else:
+            *sums, carried = self._replicas.sum_gradients(
+                [*local, step.carried.local()], name
+            )
+            step.carried.sums = tf.convert_to_tensor(carried)
+            sums = [_divided(gradient, step.carried.sums[1]) for gradient in sums]
+        if self.monitor is not None:
+            self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
+        return sums
 
     @property
     def carries(self) -> bool:
@@ -323,10 +330,10 @@ class _Window(tf.Module):
 
     def __init__(self, variables: Sequence[Any]) -> None:
         super().__init__(name="window")
-        self.batches = _per_replica_variable((), "int64", "only_first_replica")
-        self.denominator = _per_replica_variable((), "float32", "only_first_replica")
+        self.batches = per_replica_variable((), "int64", "only_first_replica")
+        self.denominator = per_replica_variable((), "float32", "only_first_replica")
         self.sums = [
-            _per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
+            per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
             for v in variables
         ]
         self._indices: Sequence[int] = range(len(self.sums))
@@ -356,18 +363,6 @@ class _Window(tf.Module):
         """Forgets everything."""
         for variable in [self.batches, self.denominator, *self.sums]:
             variable.assign(tf.zeros_like(variable))
-
-
-def _per_replica_variable(shape: Any, dtype: str, aggregation: str) -> tf.Variable:
-    variable = keras.Variable(
-        "zeros",
-        shape=shape,
-        dtype=dtype,
-        trainable=False,
-        synchronization="on_read",
-        aggregation=aggregation,
-    )
-    return variable.value
 
 
 class _Thread(threading.local):

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
     {"_errors", "_types"},
     {"replicas"},
-    {"_horovod", "_model_hooks", "_tf_keras"},
+    {"_horovod", "_model_hooks", "_monitor", "_tf_keras"},
     {"_denominators"},
     {"_reduce"},
     {"_global_loss"},
