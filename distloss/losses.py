@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.trainers.compile_utils import get_loss as loss_for_shapes
 
-from distloss import _denominators, _reduce
+from distloss import _denominators, _keras_versions, _reduce
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -20,7 +20,11 @@ from distloss._errors import (
     ShapeError,
 )
 from distloss._types import REDUCTIONS, LossLike, Reduction, TensorLike
-from distloss.replicas import Replicas, replicas_or_current_strategy
+from distloss.replicas import (
+    Replicas,
+    StrategyReplicas,
+    replicas_or_current_strategy,
+)
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -114,11 +118,11 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         self.loss = loss if is_saved else self._element_loss
         own_reduction = self._element_loss.reduction or "none"
         super().__init__(
-            name=name or self._element_loss.name,
-            reduction=_checked_reduction(
-                own_reduction if reduction is None else reduction
-            ),
-            dtype=self._element_loss.dtype,
+            name=name or self._element_loss.name, dtype=self._element_loss.dtype
+        )
+        # not by the class, since older Keras knows fewer
+        self.reduction = _checked_reduction(
+            own_reduction if reduction is None else reduction
         )
         self.replicas = replicas
         replicas_or_current_strategy(replicas)  # refuses what is none
@@ -166,16 +170,16 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         return values
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        fails_on_zero_rows = self._computes(
-            keras.losses.ctc, keras.losses.categorical_hinge
-        )
+        fails_on_zero_rows = self._computes("ctc", "categorical_hinge")
         if fails_on_zero_rows and y_pred.shape[0] in (None, 0):
             return _without_the_empty_batch(self._element_loss.call, y_true, y_pred)
         values = self._element_loss.call(y_true, y_pred)
         return values if tf.is_tensor(values) else tf.convert_to_tensor(values)
 
-    def _computes(self, *functions: Any) -> bool:
-        return getattr(self._element_loss, "fn", None) in functions
+    def _computes(self, *names: str) -> bool:
+        functions = [getattr(keras.losses, name, None) for name in names]
+        function = getattr(self._element_loss, "fn", None)
+        return function is not None and function in functions
 
     def _kind(self) -> str:
         """A word for the loss that does not depend on what was made before it."""
@@ -193,6 +197,8 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         step = _denominators.current_step()
         if step is not None:
             self._refuse_forward_pass(step)
+        elif not _keras_versions.TRACKERS_MULTIPLY:
+            self._refuse_unprepared()
         if isinstance(step, _denominators.Part):
             return self._share_of_part(local, step)
         value, denominator = self._value_and_denominator(local)
@@ -238,6 +244,19 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
                 "distloss.prepare weighs added losses by each replica's rows."
             )
 
+    def _refuse_unprepared(self) -> None:
+        count = StrategyReplicas().count()
+        # While Keras builds, there is no step; a wrong one is refused after that.
+        is_wrong = count > 1 and not _keras_versions.in_symbolic_scope()
+        if is_wrong and _keras_versions.is_read_by_keras():
+            raise ContextError(
+                "Expected Keras 3.8 or newer, or a prepared model, to call loss "
+                f"{self.name!r} in fit or evaluate on {count} replicas. Got "
+                f"keras.__version__={keras.__version__}, which would count what layers "
+                "add once per replica. Call distloss.prepare(model), or install a newer "
+                "Keras: pip install --upgrade keras."
+            )
+
     def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:
         """W_r, or None where W is fixed and nobody has to count."""
         if self.reduction == "sum" or self.global_batch_size is not None:
@@ -262,7 +281,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
 
     def _refuse_coupled_rows(self) -> None:
         replica_count = self._replicas.count()
-        if self._computes(keras.losses.circle) and replica_count > 1:
+        if self._computes("circle") and replica_count > 1:
             raise NotDecomposableError(
                 "Expected a loss that is a sum over rows. Got keras.losses.Circle, "
                 f"which compares each row with all others, on {replica_count} replicas "

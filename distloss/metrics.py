@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _reduce
+from distloss import _keras_versions, _reduce
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -48,6 +48,8 @@ class GlobalMean(keras.metrics.Metric):
         self._replicas = replicas_or_current_strategy(replicas)
         self.total = self.add_variable((), initializer="zeros", name="total")
         self.weight = self.add_variable((), initializer="zeros", name="weight")
+        if self._replicas.keras_sums_metrics:
+            _keras_versions.sum_on_read([self.total, self.weight])
 
     def update_state(
         self, values: TensorLike, sample_weight: TensorLike | None = None

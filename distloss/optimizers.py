@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras.src.utils.tracking import Tracker
 
 from distloss import _denominators, _reduce, _tf_keras
+from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -187,7 +188,7 @@ class DistributedOptimizer(_KerasOptimizer):
             i
             for i, variable in enumerate(variables)
             if local[i] is not None
-            and not self._overwrite_variable_with_gradient(variable)
+            and not getattr(variable, "overwrite_with_gradient", False)
         ]
         present = [_as_gradient(local[i]) for i in at]
         name = f"gradients_{type(self).__bases__[1].__name__}"
@@ -198,10 +199,19 @@ class DistributedOptimizer(_KerasOptimizer):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         # Keras sums here, after it has clipped: what comes was summed before.
+        if OPTIMIZERS_SUM:
+            self._note_update()
+        return grads_and_vars
+
+    def _backend_update_step(self, *args: Any) -> None:
+        if not OPTIMIZERS_SUM:  # it calls the former on the thread of no replica
+            self._note_update()
+        super()._backend_update_step(*args)
+
+    def _note_update(self) -> None:
         if _thread.updates_seen is None:
             raise _around_the_sum(self)
         _thread.updates_seen += 1
-        return grads_and_vars
 
     def _overwrite_model_variables_with_average_value(self, variables: Any) -> None:
         # Keras calls this in a tf.cond of each replica, where strategy.extended.update
@@ -299,10 +309,10 @@ class _Window(tf.Module):
 
     def __init__(self, variables: Sequence[Any]) -> None:
         super().__init__(name="window")
-        self.batches = _per_replica_variable((), "int64", "only_first_replica")
-        self.denominator = _per_replica_variable((), "float32", "only_first_replica")
+        self.batches = per_replica_variable((), "int64", "only_first_replica")
+        self.denominator = per_replica_variable((), "float32", "only_first_replica")
         self.sums = [
-            _per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
+            per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
             for v in variables
         ]
         self._indices: Sequence[int] = range(len(self.sums))
@@ -332,18 +342,6 @@ class _Window(tf.Module):
         """Forgets everything."""
         for variable in [self.batches, self.denominator, *self.sums]:
             variable.assign(tf.zeros_like(variable))
-
-
-def _per_replica_variable(shape: Any, dtype: str, aggregation: str) -> tf.Variable:
-    variable = keras.Variable(
-        "zeros",
-        shape=shape,
-        dtype=dtype,
-        trainable=False,
-        synchronization="on_read",
-        aggregation=aggregation,
-    )
-    return variable.value
 
 
 class _Thread(threading.local):

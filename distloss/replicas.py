@@ -16,17 +16,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from distloss._errors import ArgumentTypeError, BackendError, ContextError
+from distloss import _keras_versions
+from distloss._errors import ArgumentTypeError, ContextError
 from distloss._types import Gradient
-
-if keras.config.backend() != "tensorflow":
-    raise BackendError(
-        "distloss needs Keras on the TensorFlow backend. Got "
-        f"keras.config.backend()={keras.config.backend()!r}. Set the environment "
-        "variable KERAS_BACKEND=tensorflow before Keras is imported."
-    )
 
 
 class Replicas(abc.ABC):
@@ -188,7 +181,7 @@ class StrategyReplicas(Replicas):
     def _sum_while_keras_builds(self, local: tf.Tensor) -> tf.Tensor:
         # Keras builds a model's loss in cross-replica context from symbolic
         # tensors, for their shapes only (`_symbolic_build`): any value will do.
-        if in_symbolic_scope():
+        if _keras_versions.in_symbolic_scope():
             return local
         raise self._not_in_replica_context()
 
@@ -204,9 +197,10 @@ class StrategyReplicas(Replicas):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """`value / N`, since `strategy.reduce("SUM", ...)` and Keras give N times it.
 
-        Keras' loss tracker multiplies what a loss returns by the number of
-        replicas: https://github.com/keras-team/keras/pull/20609.
+        Loss trackers of Keras before 3.8 do not: they get `value`.
         """
+        if not _keras_versions.TRACKERS_MULTIPLY and _keras_versions.is_read_by_keras():
+            return value
         return value / tf.cast(self.count(), value.dtype)
 
     def sum_gradients(
