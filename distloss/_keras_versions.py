@@ -42,6 +42,10 @@ TRACKERS_MULTIPLY = hasattr(_keras_loss, "unscale_loss_for_distribution")
 # https://github.com/keras-team/keras/pull/21072, Keras 3.10
 METRICS_SUM_ON_READ = hasattr(keras.Variable, "synchronization")
 
+# What an activity_regularizer adds is a mean over rows; before, a sum over rows:
+# https://github.com/keras-team/keras/blob/v3.14.0/keras/src/layers/layer.py
+ACTIVITY_IS_MEAN = _VERSION >= (3, 14)
+
 try:
     from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 except ImportError:  # before 3.5, which builds no loss with symbolic tensors
@@ -53,10 +57,8 @@ except ImportError:  # before 3.5, which builds no loss with symbolic tensors
 
 def batches_of(epoch: Any) -> Any:
     """An iterator over the batches of an epoch of `fit`."""
-    if hasattr(epoch, "enumerate_epoch"):  # until Keras 3.6
-        _, batches = next(epoch.enumerate_epoch())
-    else:
-        _, _, batches = next(iter(epoch))
+    steps = iter(epoch) if _VERSION >= (3, 7) else epoch.enumerate_epoch()
+    *_, batches = next(steps)
     return batches
 
 

@@ -211,6 +211,8 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     step = _denominators.current_step()
     if step is None:  # while Keras builds
         return reported
+    if isinstance(step, Part) or replicas.count() > 1:
+        _refuse_sums_over_rows(model)
     has_rows = step.rows > 0  # the mean of none is NaN
     reported, added = (
         tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
@@ -220,6 +222,19 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     if isinstance(step, Part):
         return weighed
     return _reduce.value_with_gradient_of(replicas.to_reduce(weighed), reported)
+
+
+def _refuse_sums_over_rows(model: keras.Model) -> None:
+    if _keras_versions.ACTIVITY_IS_MEAN:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise ArgumentError(
+                "Expected layers that add means over rows. Got layer "
+                f"{layer.name!r} with an activity_regularizer, which adds a sum in "
+                f"keras.__version__={keras.__version__}. Install Keras 3.14 or newer, "
+                "or let a layer call self.add_loss with the mean."
+            )
 
 
 def _train_step(model: keras.Model, data: Any) -> Any:

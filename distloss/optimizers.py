@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.src.backend import Variable  # of which older keras.Variable is a subclass
 from keras.src.utils.tracking import Tracker
 
 from distloss import _denominators, _reduce, _tf_keras
@@ -114,6 +115,7 @@ class DistributedOptimizer(_KerasOptimizer):
     ) -> None:
         optimizer = _keras_optimizer(optimizer)
         self.__dict__.update(_state_of(optimizer))
+        self._track_trackable(self._variables, name="_variables", overwrite=True)
         for name, inner in _inner_optimizers_of(optimizer, replicas).items():
             setattr(self, name, inner)  # which also tracks it, for checkpoints
         settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
@@ -125,7 +127,7 @@ class DistributedOptimizer(_KerasOptimizer):
         replicas_or_current_strategy(settings.replicas)  # refuses what is none
         self._window: _Window | None = None
         if self.built:
-            self._open_window(self._trainable_variables)
+            self._open_window(_rule_of(self)._trainable_variables)
 
     @property
     def _replicas(self) -> Replicas:
@@ -155,7 +157,7 @@ class DistributedOptimizer(_KerasOptimizer):
             apply(self._summed(gradients, variables), variables)
             return
         denominator = _denominators.announced_denominator(self._settings.loss)
-        at = [self._get_variable_index(variable) for variable in variables]
+        at = [_rule_of(self)._get_variable_index(variable) for variable in variables]
         self._window.add(dict(zip(at, gradients, strict=True)), denominator)
         is_full = self._window.batches >= self._settings.accumulation_steps
         update = functools.partial(self._update_from, self._window, apply)
@@ -163,7 +165,7 @@ class DistributedOptimizer(_KerasOptimizer):
 
     def _update_from(self, window: _Window, apply: Callable[..., None]) -> None:
         gradients = window.shares()
-        variables = [self._trainable_variables[i] for i in gradients]
+        variables = [_rule_of(self)._trainable_variables[i] for i in gradients]
         apply(self._summed(list(gradients.values()), variables), variables)
         window.clear()
 
@@ -273,7 +275,7 @@ class _DistributedLossScale(DistributedOptimizer):
 
     def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
         if trainable_variables is None:
-            trainable_variables = self._trainable_variables
+            trainable_variables = _rule_of(self)._trainable_variables
         self._step(self._apply_summed, grads, trainable_variables)
 
     def _apply_summed(self, gradients: Any, variables: Any) -> None:
@@ -428,6 +430,11 @@ def _inner_optimizers_of(optimizer: Any, replicas: Replicas | None) -> dict[str,
     }
 
 
+def _rule_of(optimizer: Any) -> Any:
+    """The one that knows the variables, which a LossScaleOptimizer may not."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _distributed(optimizer: Any, replicas: Replicas | None) -> DistributedOptimizer:
     if isinstance(optimizer, DistributedOptimizer):
         return optimizer
@@ -435,7 +442,7 @@ def _distributed(optimizer: Any, replicas: Replicas | None) -> DistributedOptimi
 
 
 def _is_keras_variable(value: Any) -> bool:
-    return isinstance(value, keras.Variable)
+    return isinstance(value, Variable)
 
 
 def _wraps(caller: Any, optimizer: DistributedOptimizer) -> bool:
