@@ -46,13 +46,19 @@ METRICS_SUM_ON_READ = hasattr(keras.Variable, "synchronization")
 # https://github.com/keras-team/keras/blob/v3.14.0/keras/src/layers/layer.py
 ACTIVITY_IS_MEAN = _VERSION >= (3, 14)
 
-try:
-    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
-except ImportError:  # before 3.5, which builds no loss with symbolic tensors
 
-    def in_symbolic_scope() -> bool:
-        """Whether Keras is building something for the sake of shapes."""
-        return False
+def in_symbolic_scope() -> bool:
+    """Whether Keras is building something, for the sake of shapes."""
+    # Not before 3.5, which builds no loss with symbolic tensors.
+    return getattr(keras.src.backend, "in_symbolic_scope", bool)()
+
+
+def tracked_weights(compile_loss: Any) -> list[float]:
+    """By what trackers of single losses multiply them: loss_weights, before 3.7."""
+    if _VERSION >= (3, 7) or compile_loss is None:
+        return []
+    pairs = zip(compile_loss.flat_losses, compile_loss.flat_loss_weights, strict=True)
+    return [1.0 if weight is None else weight for loss, weight in pairs if loss]
 
 
 def batches_of(epoch: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import numbers
 from typing import Any
 
@@ -177,7 +178,7 @@ def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
         step.in_loss = False
 
 
-def _total_loss(
+def _total_loss(  # noqa: PLR0913  # arguments of Keras
     model: keras.Model,
     replicas: Replicas,
     x: Any = None,
@@ -275,8 +276,11 @@ def _train_step_in_parts(
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
     static_rows = keras.tree.flatten(x)[0].shape[0]
-    for tracker, value in zip(trackers, losses, strict=False):
-        tracker.update_state(value, sample_weight=static_rows)  # as CompileLoss does
+    weights = _keras_versions.tracked_weights(model._compile_loss)
+    factors = itertools.chain(weights, itertools.repeat(1.0))
+    for tracker, value, factor in zip(trackers, losses, factors, strict=False):
+        # as CompileLoss does
+        tracker.update_state(factor * value, sample_weight=static_rows)
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
         model.optimizer.apply_gradients([(_shaped(g, v), v) for g, v in pairs])

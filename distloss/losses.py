@@ -253,8 +253,8 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
                 "Expected Keras 3.8 or newer, or a prepared model, to call loss "
                 f"{self.name!r} in fit or evaluate on {count} replicas. Got "
                 f"keras.__version__={keras.__version__}, which would count what layers "
-                "add once per replica. Call distloss.prepare(model), or install a newer "
-                "Keras: pip install --upgrade keras."
+                "add once per replica. Call distloss.prepare(model), or install a "
+                "newer Keras: pip install --upgrade keras."
             )
 
     def _local_weight(self, local: _reduce.Weighted) -> tf.Tensor | None:

@@ -17,8 +17,8 @@ from keras.src.backend import Variable  # of which older keras.Variable is a sub
 from keras.src.utils.tracking import Tracker
 
 from distloss import _denominators, _reduce, _tf_keras
-from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
 

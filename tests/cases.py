@@ -18,7 +18,7 @@ KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
 def since_keras(*release):
     """Skips a test that compares with what older Keras does not have."""
     reason = f"needs Keras {'.'.join(map(str, release))}"
-    return pytest.mark.skipif(KERAS < release, reason=reason)
+    return pytest.mark.skipif(release > KERAS, reason=reason)
 
 
 def of_this_keras(*reductions):

@@ -330,7 +330,9 @@ def test_a_model_of_another_scope_is_refused(four):
     made_outside = optimizers.SGD()
     with four.scope():
         model = small(made_outside)
-    with pytest.raises(ContextError, match=r"(?i)optimizer 'sgd.*' was made in another"):
+    with pytest.raises(
+        ContextError, match=r"(?i)optimizer 'sgd.*' was made in another"
+    ):
         prepare(model)
 
 
