@@ -87,11 +87,9 @@ def sum_on_read(variables: list[Any]) -> None:
         return
     for variable in variables:
         old = variable._value
-        if old.synchronization == tf.VariableSynchronization.ON_READ:
-            continue
-        variable._value = per_replica_variable(
-            old.shape, old.dtype, variable.aggregation
-        )
+        is_done = old.synchronization == tf.VariableSynchronization.ON_READ
+        if variable.aggregation == "sum" and not is_done:
+            variable._value = per_replica_variable(old.shape, old.dtype, "sum")
 
 
 def per_replica_variable(shape: Any, dtype: Any, aggregation: str) -> tf.Variable:
