@@ -265,11 +265,12 @@ def test_tf_keras_optimizers_sum_before_they_clip(four):
             optimizer = DistributedOptimizer(rule)
             optimizer.build([weight])
         bounds = tf.constant(BOUNDS[strategy.num_replicas_in_sync][8])
+        x, y = tf.constant(X), tf.constant(Y)
 
         def replica_step():
             me = tf.distribute.get_replica_context().replica_id_in_sync_group
             mine = slice(bounds[me], bounds[me + 1])
-            gradient = tf.linalg.matmul(X[mine], Y[mine], transpose_a=True)
+            gradient = tf.linalg.matmul(x[mine], y[mine], transpose_a=True)
             optimizer.apply_gradients([(gradient, weight)])
 
         step = tf.function(lambda: strategy.run(replica_step), autograph=False)
