@@ -68,8 +68,10 @@ def batches_of(epoch: Any) -> Any:
     return batches
 
 
-def is_read_by_keras() -> bool:
-    """Whether a compiled model calls the loss that is being computed."""
+def is_read_by_trackers_that_do_not_multiply() -> bool:
+    """Whether a compiled model calls the loss being computed, in Keras before 3.8."""
+    if TRACKERS_MULTIPLY:
+        return False
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), CompileLoss):

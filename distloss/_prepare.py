@@ -68,6 +68,7 @@ def prepare(
         own `train_step` or `compute_loss`, or a loss that cannot be wrapped.
       ContextError: the model or its optimizer was made outside the scope of the
         strategy.
+      BackendError: the strategy has several replicas, and Keras is older than 3.5.
 
     Example:
       >>> import keras

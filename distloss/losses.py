@@ -92,7 +92,8 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         rows.
       NotDecomposableError: `loss` compares rows with each other and there are several
         replicas (`keras.losses.Circle`).
-      ContextError: called in cross-replica context of several replicas.
+      ContextError: called in cross-replica context of several replicas, or by a model
+        that is not prepared on several replicas, in Keras before 3.8.
 
     Example:
       >>> from distloss import DistributedLoss
@@ -197,7 +198,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         step = _denominators.current_step()
         if step is not None:
             self._refuse_forward_pass(step)
-        elif not _keras_versions.TRACKERS_MULTIPLY:
+        elif _keras_versions.is_read_by_trackers_that_do_not_multiply():
             self._refuse_unprepared()
         if isinstance(step, _denominators.Part):
             return self._share_of_part(local, step)
@@ -213,7 +214,9 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
         rows = self._fixed_denominator(local)
         own = _reduce.share(total, rows)
         to_reduce = self._replicas.to_reduce(own)
-        return _reduce.Reduced(_reduce.value_with_gradient_of(to_reduce, own), rows)
+        reported = self._replicas.reported_share(own)
+        value = _reduce.value_with_gradient_of(to_reduce, reported)
+        return _reduce.Reduced(value, rows)
 
     def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
         if self.reduction == "sum":
@@ -247,8 +250,7 @@ class DistributedLoss(keras.losses.Loss, _denominators.Announces):
     def _refuse_unprepared(self) -> None:
         count = StrategyReplicas().count()
         # While Keras builds, there is no step; a wrong one is refused after that.
-        is_wrong = count > 1 and not _keras_versions.in_symbolic_scope()
-        if is_wrong and _keras_versions.is_read_by_keras():
+        if count > 1 and not _keras_versions.in_symbolic_scope():
             raise ContextError(
                 "Expected Keras 3.8 or newer, or a prepared model, to call loss "
                 f"{self.name!r} in fit or evaluate on {count} replicas. Got "

@@ -60,6 +60,10 @@ class Replicas(abc.ABC):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
 
+    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+        """What each replica returns instead of `reported`, where nobody sums."""
+        return share
+
     def to_reduce(self, share: tf.Tensor) -> tf.Tensor:
         """`share` as gradients are taken of it, before they are reduced."""
         return share
@@ -199,9 +203,15 @@ class StrategyReplicas(Replicas):
 
         Loss trackers of Keras before 3.8 do not: they get `value`.
         """
-        if not _keras_versions.TRACKERS_MULTIPLY and _keras_versions.is_read_by_keras():
+        if _keras_versions.is_read_by_trackers_that_do_not_multiply():
             return value
-        return value / tf.cast(self.count(), value.dtype)
+        return value / self.count_as(value.dtype)
+
+    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+        """`share`, which adds up to the value; N times it for such loss trackers."""
+        if _keras_versions.is_read_by_trackers_that_do_not_multiply():
+            return share * self.count_as(share.dtype)
+        return share
 
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"

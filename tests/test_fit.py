@@ -124,6 +124,20 @@ def test_fit_run_eagerly(four):
         assert_same(one_small_epoch(model), wanted)
 
 
+@since_keras(3, 5)
+def test_static_mode_reports_even_splits(four):
+    def one_even_epoch(model):
+        options = {"shuffle": False, "verbose": 0}
+        history = model.fit(X[:16], LABELS[:16], 8, **options).history
+        return model.get_weights(), history["loss"]
+
+    bare = keras.losses.SparseCategoricalCrossentropy()
+    wanted = one_even_epoch(compiled(functional, bare))
+    with four.scope():
+        model = compiled(functional, DistributedLoss(bare, global_batch_size=8))
+        assert_same(one_even_epoch(model), wanted)
+
+
 def three_heads():
     """One output per reduction, on a shared and regularised layer."""
     inputs = keras.Input((FEATURES,))

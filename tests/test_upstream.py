@@ -1,6 +1,7 @@
 """What we rely on inside Keras and TensorFlow: these fail when upstream moves it."""
 
 import inspect
+import runpy
 
 import keras
 import pytest
@@ -165,3 +166,9 @@ def test_keras_averages_a_first_batch_over_replicas(four):
     batch = tf.data.Dataset.from_tensor_slices((tf.ones((5, 1)),) * 2).batch(5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="AddN"):
         model.fit(batch, shuffle=False, verbose=0)
+
+
+def test_a_keras_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.2.1")
+    with pytest.raises(DistlossError, match=r"Keras 3\.3 or newer\. Got .*3\.2\.1"):
+        runpy.run_path(_keras_versions.__file__)
