@@ -37,7 +37,7 @@ class ContextError(DistlossError, RuntimeError):
 
 
 class BackendError(DistlossError, ImportError):
-    """Keras runs on a backend other than TensorFlow."""
+    """Keras runs on a backend other than TensorFlow, or is too old."""
 
 
 class HorovodMissingError(DistlossError, ImportError):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distloss import _denominators, _reduce
+from distloss import _denominators, _keras_versions, _reduce
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -18,7 +18,11 @@ from distloss._errors import (
     ShapeError,
 )
 from distloss._types import REDUCTIONS, TensorLike
-from distloss.replicas import Replicas, replicas_or_current_strategy
+from distloss.replicas import (
+    Replicas,
+    StrategyReplicas,
+    replicas_or_current_strategy,
+)
 
 # Keras losses that hold a function, which says more than their name.
 FUNCTION_LOSSES = ("_FunctionLoss", "LossFunctionWrapper")
@@ -61,6 +65,8 @@ class GlobalLoss(_denominators.Announces):
         step = _denominators.current_step()
         if step is not None:
             self._refuse_forward_pass(step)
+        elif _keras_versions.is_read_by_trackers_that_do_not_multiply():
+            self._refuse_unprepared()
         if isinstance(step, _denominators.Part):
             return self._share_of_part(local, step)
         if step is not None and step.carried is not None:
@@ -84,7 +90,9 @@ class GlobalLoss(_denominators.Announces):
         rows = self._fixed_denominator(local)
         own = _reduce.share(total, rows)
         to_reduce = self._replicas.to_reduce(own)
-        return _reduce.Reduced(_reduce.value_with_gradient_of(to_reduce, own), rows)
+        reported = self._replicas.reported_share(own)
+        value = _reduce.value_with_gradient_of(to_reduce, reported)
+        return _reduce.Reduced(value, rows)
 
     def _fixed_denominator(self, local: _reduce.Weighted) -> tf.Tensor:
         if self.global_reduction == "sum":
@@ -114,6 +122,18 @@ class GlobalLoss(_denominators.Announces):
                 f"a call of loss {self.name!r} in the model's forward pass. Let the "
                 "layer call self.add_loss with the mean over its own rows: "
                 "distloss.prepare weighs added losses by each replica's rows."
+            )
+
+    def _refuse_unprepared(self) -> None:
+        count = StrategyReplicas().count()
+        # While Keras builds, there is no step; a wrong one is refused after that.
+        if count > 1 and not _keras_versions.in_symbolic_scope():
+            raise ContextError(
+                "Expected Keras 3.8 or newer, or a prepared model, to call loss "
+                f"{self.name!r} in fit or evaluate on {count} replicas. Got "
+                f"keras.__version__={keras.__version__}, which would count what layers "
+                "add once per replica. Call distloss.prepare(model), or install a "
+                "newer Keras: pip install --upgrade keras."
             )
 
     @property

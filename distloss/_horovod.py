@@ -18,8 +18,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from distloss import _keras_versions
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -104,7 +104,9 @@ class HorovodReplicas(Replicas):
         return self._reduced(local, name, "Max")
 
     def _reduced(self, local: tf.Tensor, name: str, op: str) -> tf.Tensor:
-        if in_symbolic_scope() or not self._is_included():  # as in StrategyReplicas
+        if (
+            _keras_versions.in_symbolic_scope() or not self._is_included()
+        ):  # as in StrategyReplicas
             return local
         return _run_named(
             _all_reduce, name, [local], set_id=self._set_id(), op=op, compression="none"

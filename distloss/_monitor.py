@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 
+from distloss._keras_versions import per_replica_variable
 from distloss._types import Gradient
-
-
-def per_replica_variable(shape: object, dtype: str, aggregation: str) -> tf.Variable:
-    """Zeros that each replica assigns for itself; `aggregation` when they are read."""
-    variable = keras.Variable(
-        "zeros",
-        shape=shape,
-        dtype=dtype,
-        trainable=False,
-        synchronization="on_read",
-        aggregation=aggregation,
-    )
-    return variable.value
 
 
 class Monitor:

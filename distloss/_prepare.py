@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import numbers
 from typing import Any
 
@@ -11,9 +12,20 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.trainers.compile_utils import CompileLoss
 
-from distloss import _denominators, _reduce, _tf_keras_model, microbatches
+from distloss import (
+    _denominators,
+    _keras_versions,
+    _reduce,
+    _tf_keras_model,
+    microbatches,
+)
 from distloss._denominators import Carried, Part, Step
-from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
+from distloss._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BackendError,
+    ContextError,
+)
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
 from distloss._tf_keras import is_model
 from distloss.losses import DistributedLoss
@@ -68,6 +80,7 @@ def prepare(
         own `train_step` or `compute_loss`, or a loss that cannot be wrapped.
       ContextError: the model or its optimizer was made outside the scope of the
         strategy.
+      BackendError: the strategy has several replicas, and Keras is older than 3.5.
 
     Example:
       >>> import keras
@@ -84,6 +97,7 @@ def prepare(
         return _tf_keras_model.prepared(model, replicas, parts)
     _check_model(model)
     _check_scope(model)
+    _check_keras(model)
     _wrap_losses(model, replicas)
     _wrap_optimizer(model, replicas)
     _override_methods(model, replicas_or_current_strategy(replicas), parts)
@@ -132,9 +146,14 @@ def _override_methods(model: keras.Model, replicas: Replicas, parts: int) -> Non
     else:
         model.train_step = Hook(_train_step_in_parts, model, replicas, parts)
     model.test_step = Hook(_test_step, model)
-    model._compute_loss = Hook(_compute_loss, model)
-    model._aggregate_additional_loss = Hook(_weighed, model, replicas)
-    model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
+    if _keras_versions.TRACKERS_MULTIPLY:
+        model._compute_loss = Hook(_compute_loss, model)
+        model._aggregate_additional_loss = Hook(_weighed, model, replicas)
+    else:
+        total = Hook(_total_loss, model, replicas)
+        model._compute_loss = model.compute_loss = total
+    if hasattr(model, "_maybe_symbolic_build"):
+        model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
     if not replicas.keras_sums_metrics:
         report_global_metrics(model, replicas)
 
@@ -151,12 +170,16 @@ def _maybe_symbolic_build(
     # Keras averages the first batch over replicas, which needs parts of one shape. It
     # looks at shapes and dtypes only, so the part of one replica will do.
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
-    if iterator is not None and model._distribute_strategy is not None:
-        _, _, batches = next(iter(iterator))
-        local = model.distribute_strategy.experimental_local_results
-        data_batch = tf.nest.map_structure(lambda x: local(x)[0], next(batches))
+    strategy = model._distribute_strategy
+    if iterator is not None and strategy is not None:
+        data = next(_keras_versions.batches_of(iterator))
+        local = strategy.experimental_local_results
+        data_batch = tf.nest.map_structure(lambda x: local(x)[0], data)
         iterator = None
     type(model)._maybe_symbolic_build(model, iterator, data_batch)
+    if strategy is not None:
+        with strategy.scope():
+            _keras_versions.sum_on_read([v for m in model.metrics for v in m.variables])
 
 
 def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
@@ -170,16 +193,42 @@ def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
         step.in_loss = False
 
 
+def _total_loss(  # noqa: PLR0913  # arguments of Keras
+    model: keras.Model,
+    replicas: Replicas,
+    x: Any = None,
+    y: Any = None,
+    y_pred: Any = None,
+    sample_weight: Any = None,
+    **_training: bool,
+) -> tf.Tensor:
+    """What `_compute_loss` gives, where Keras has no hook for what layers add."""
+    step = _denominators.current_step() or Step(0)
+    step.in_loss = True
+    try:
+        losses = [_weighed(model, replicas, added) for added in model.losses]
+        if model._compile_loss is not None:
+            losses.append(model._compile_loss(y, y_pred, sample_weight))
+        return tf.add_n(losses)
+    finally:
+        step.in_loss = False
+
+
 def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tensor:
     """An added loss, a mean over local rows, as a share of that over all rows.
 
     Keras divides it by the number of replicas, which is right as a report, since its
     loss tracker weighs by rows.
     """
-    reported = type(model)._aggregate_additional_loss(model, added)
+    if _keras_versions.TRACKERS_MULTIPLY:
+        reported = type(model)._aggregate_additional_loss(model, added)
+    else:
+        reported = tf.reduce_sum(tf.cast(added, keras.config.floatx()))
     step = _denominators.current_step()
     if step is None:  # while Keras builds
         return reported
+    if isinstance(step, Part) or replicas.count() > 1:
+        _refuse_sums_over_rows(model)
     has_rows = step.rows > 0  # the mean of none is NaN
     if step.carried is not None:  # regularisers, W_r times, of sums that W divides
         return tf.reduce_sum(added) * tf.cast(step.carried.weight, added.dtype)
@@ -191,6 +240,19 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     if isinstance(step, Part):
         return weighed
     return _reduce.value_with_gradient_of(replicas.to_reduce(weighed), reported)
+
+
+def _refuse_sums_over_rows(model: keras.Model) -> None:
+    if _keras_versions.ACTIVITY_IS_MEAN:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise ArgumentError(
+                "Expected layers that add means over rows. Got layer "
+                f"{layer.name!r} with an activity_regularizer, which adds a sum in "
+                f"keras.__version__={keras.__version__}. Install Keras 3.14 or newer, "
+                "or let a layer call self.add_loss with the mean."
+            )
 
 
 def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
@@ -207,7 +269,8 @@ def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
 def _has_one_denominator(model: keras.Model) -> bool:
     losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
     return (
-        len(losses) == 1
+        _keras_versions.TRACKERS_MULTIPLY
+        and len(losses) == 1
         and losses[0] is not None
         and losses[0].counts
         and model.optimizer.carries
@@ -272,7 +335,7 @@ def _train_step_in_parts(
     weights = unseen_by(model.metrics, _counted, model, parts)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
     *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
-    trackers = [] if model._compile_loss is None else model._compile_loss.metrics
+    trackers = getattr(model._compile_loss, "metrics", [])
     of_part = functools.partial(
         _gradients_of_part,
         model,
@@ -285,8 +348,11 @@ def _train_step_in_parts(
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
     static_rows = keras.tree.flatten(x)[0].shape[0]
-    for tracker, value in zip(trackers, losses, strict=False):
-        tracker.update_state(value, sample_weight=static_rows)  # as CompileLoss does
+    weights = _keras_versions.tracked_weights(model._compile_loss)
+    factors = itertools.chain(weights, itertools.repeat(1.0))
+    for tracker, value, factor in zip(trackers, losses, factors, strict=False):
+        # as CompileLoss does
+        tracker.update_state(factor * value, sample_weight=static_rows)
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
         model.optimizer.apply_gradients(
@@ -396,6 +462,17 @@ def _check_model(model: Any) -> None:
                 "cannot see. Compile it with distloss.DistributedLoss and distloss."
                 "DistributedOptimizer instead, or use distloss.mean_share in it."
             )
+
+
+def _check_keras(model: keras.Model) -> None:
+    count = model.distribute_strategy.num_replicas_in_sync
+    if count > 1 and not _keras_versions.OPTIMIZERS_SUM:
+        raise BackendError(
+            f"Expected Keras 3.5 or newer to prepare a model for {count} replicas. Got "
+            f"keras.__version__={keras.__version__}, whose fit builds a model on each "
+            "of them. Install a newer one (pip install --upgrade keras), or write the "
+            "loop and use distloss.DistributedLoss and distloss.DistributedOptimizer."
+        )
 
 
 def _check_scope(model: keras.Model) -> None:

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, ContextError, DriftError
 from distloss._horovod import HorovodReplicas
+from distloss._keras_versions import per_replica_variable
 from distloss._model_hooks import report_global_metrics
-from distloss._monitor import Monitor, per_replica_variable
+from distloss._monitor import Monitor
 
 
 class BroadcastState(keras.callbacks.Callback):

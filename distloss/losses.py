@@ -96,7 +96,8 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
         rows.
       NotDecomposableError: `loss` compares rows with each other and there are several
         replicas (`keras.losses.Circle`).
-      ContextError: called in cross-replica context of several replicas.
+      ContextError: called in cross-replica context of several replicas, or by a model
+        that is not prepared on several replicas, in Keras before 3.8.
 
     Example:
       >>> from distloss import DistributedLoss
@@ -130,10 +131,10 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
         self.loss = loss if is_saved else self._element_loss
         self.global_reduction = checked_reduction(reduction, self._element_loss)
         super().__init__(
-            name=name or self._element_loss.name,
-            reduction=self.global_reduction,
-            dtype=self._element_loss.dtype,
+            name=name or self._element_loss.name, dtype=self._element_loss.dtype
         )
+        # not by the class, since older Keras knows fewer
+        self.reduction = self.global_reduction
         self.replicas = replicas
         replicas_or_current_strategy(replicas)  # refuses what is none
         self.global_batch_size = checked_batch_size(global_batch_size)
@@ -162,15 +163,15 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
         return self._checked_values(self._element_values(y_true, y_pred), y_pred)
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        fails_on_zero_rows = self._computes(
-            keras.losses.ctc, keras.losses.categorical_hinge
-        )
+        fails_on_zero_rows = self._computes("ctc", "categorical_hinge")
         if fails_on_zero_rows and y_pred.shape[0] in (None, 0):
             return _without_the_empty_batch(self._element_loss.call, y_true, y_pred)
         return self._element_loss.call(y_true, y_pred)
 
-    def _computes(self, *functions: Any) -> bool:
-        return getattr(self._element_loss, "fn", None) in functions
+    def _computes(self, *names: str) -> bool:
+        functions = [getattr(keras.losses, name, None) for name in names]
+        function = getattr(self._element_loss, "fn", None)
+        return function is not None and function in functions
 
     def _compute_dtype(self, y_pred: TensorLike) -> tf.DType:
         if _reduce.accumulator_dtype(*keras.tree.flatten(y_pred)) == tf.float64:
@@ -179,7 +180,7 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
 
     def _refuse_coupled_rows(self) -> None:
         replica_count = self._replicas.count()
-        if self._computes(keras.losses.circle) and replica_count > 1:
+        if self._computes("circle") and replica_count > 1:
             raise NotDecomposableError(
                 "Expected a loss that is a sum over rows. Got keras.losses.Circle, "
                 f"which compares each row with all others, on {replica_count} replicas "

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _reduce
+from distloss import _keras_versions, _reduce
 from distloss._tf_keras import class_of, is_default
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -113,6 +113,8 @@ class GlobalMean(_Sums, keras.metrics.Metric):
         self._replicas = replicas_or_current_strategy(replicas)
         self.total = self.add_variable((), initializer="zeros", name="total")
         self.weight = self.add_variable((), initializer="zeros", name="weight")
+        if self._replicas.keras_sums_metrics:
+            _keras_versions.sum_on_read([self.total, self.weight])
 
 
 class _MeanOfTfKeras(_Sums):

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.src.backend import Variable  # of which older keras.Variable is a subclass
 from keras.src.utils.tracking import Tracker
 
 from distloss import _denominators, _reduce, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
-from distloss._monitor import Monitor, per_replica_variable
+from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
+from distloss._monitor import Monitor
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -114,6 +116,7 @@ class DistributedOptimizer(_KerasOptimizer):
     ) -> None:
         optimizer = _keras_optimizer(optimizer)
         self.__dict__.update(_state_of(optimizer))
+        self._track_trackable(self._variables, name="_variables", overwrite=True)
         for name, inner in _inner_optimizers_of(optimizer, replicas).items():
             setattr(self, name, inner)  # which also tracks it, for checkpoints
         settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
@@ -127,7 +130,7 @@ class DistributedOptimizer(_KerasOptimizer):
         replicas_or_current_strategy(settings.replicas)  # refuses what is none
         self._window: _Window | None = None
         if self.built:
-            self._open_window(self._trainable_variables)
+            self._open_window(_rule_of(self)._trainable_variables)
 
     @property
     def _replicas(self) -> Replicas:
@@ -157,7 +160,7 @@ class DistributedOptimizer(_KerasOptimizer):
             apply(self._summed(gradients, variables), variables)
             return
         denominator = _denominators.announced_denominator(self._settings.loss)
-        at = [self._get_variable_index(variable) for variable in variables]
+        at = [_rule_of(self)._get_variable_index(variable) for variable in variables]
         self._window.add(dict(zip(at, gradients, strict=True)), denominator)
         is_full = self._window.batches >= self._settings.accumulation_steps
         update = functools.partial(self._update_from, self._window, apply)
@@ -165,7 +168,7 @@ class DistributedOptimizer(_KerasOptimizer):
 
     def _update_from(self, window: _Window, apply: Callable[..., None]) -> None:
         gradients = window.shares()
-        variables = [self._trainable_variables[i] for i in gradients]
+        variables = [_rule_of(self)._trainable_variables[i] for i in gradients]
         apply(self._summed(list(gradients.values()), variables), variables)
         window.clear()
 
@@ -190,7 +193,7 @@ class DistributedOptimizer(_KerasOptimizer):
             i
             for i, variable in enumerate(variables)
             if local[i] is not None
-            and not self._overwrite_variable_with_gradient(variable)
+            and not getattr(variable, "overwrite_with_gradient", False)
         ]
         present = [_as_gradient(local[i]) for i in at]
         for i, gradient in zip(at, self._sums_of(present), strict=True):
@@ -229,10 +232,19 @@ class DistributedOptimizer(_KerasOptimizer):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         # Keras sums here, after it has clipped: what comes was summed before.
+        if OPTIMIZERS_SUM:
+            self._note_update()
+        return grads_and_vars
+
+    def _backend_update_step(self, *args: Any) -> None:
+        if not OPTIMIZERS_SUM:  # it calls the former on the thread of no replica
+            self._note_update()
+        super()._backend_update_step(*args)
+
+    def _note_update(self) -> None:
         if _thread.updates_seen is None:
             raise _around_the_sum(self)
         _thread.updates_seen += 1
-        return grads_and_vars
 
     def _overwrite_model_variables_with_average_value(self, variables: Any) -> None:
         # Keras calls this in a tf.cond of each replica, where strategy.extended.update
@@ -294,7 +306,7 @@ class _DistributedLossScale(DistributedOptimizer):
 
     def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
         if trainable_variables is None:
-            trainable_variables = self._trainable_variables
+            trainable_variables = _rule_of(self)._trainable_variables
         self._step(self._apply_summed, grads, trainable_variables)
 
     def _apply_summed(self, gradients: Any, variables: Any) -> None:
@@ -450,6 +462,11 @@ def _inner_optimizers_of(optimizer: Any, replicas: Replicas | None) -> dict[str,
     }
 
 
+def _rule_of(optimizer: Any) -> Any:
+    """The one that knows the variables, which a LossScaleOptimizer may not."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _distributed(optimizer: Any, replicas: Replicas | None) -> DistributedOptimizer:
     if isinstance(optimizer, DistributedOptimizer):
         return optimizer
@@ -457,7 +474,7 @@ def _distributed(optimizer: Any, replicas: Replicas | None) -> DistributedOptimi
 
 
 def _is_keras_variable(value: Any) -> bool:
-    return isinstance(value, keras.Variable)
+    return isinstance(value, Variable)
 
 
 def _wraps(caller: Any, optimizer: DistributedOptimizer) -> bool:

@@ -17,17 +17,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from distloss._errors import ArgumentTypeError, BackendError, ContextError
+from distloss import _keras_versions
+from distloss._errors import ArgumentTypeError, ContextError
 from distloss._types import Gradient
-
-if keras.config.backend() != "tensorflow":
-    raise BackendError(
-        "distloss needs Keras on the TensorFlow backend. Got "
-        f"keras.config.backend()={keras.config.backend()!r}. Set the environment "
-        "variable KERAS_BACKEND=tensorflow before Keras is imported."
-    )
 
 
 class Replicas(abc.ABC):
@@ -72,6 +65,10 @@ class Replicas(abc.ABC):
     @abc.abstractmethod
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
+
+    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+        """What each replica returns instead of `reported`, where nobody sums."""
+        return share
 
     def to_reduce(self, share: tf.Tensor) -> tf.Tensor:
         """`share` as gradients are taken of it, before they are reduced."""
@@ -220,7 +217,7 @@ class StrategyReplicas(Replicas):
     def _sum_while_keras_builds(self, local: tf.Tensor) -> tf.Tensor:
         # Keras builds a model's loss in cross-replica context from symbolic
         # tensors, for their shapes only (`_symbolic_build`): any value will do.
-        if in_symbolic_scope():
+        if _keras_versions.in_symbolic_scope():
             return local
         raise self._not_in_replica_context()
 
@@ -236,10 +233,17 @@ class StrategyReplicas(Replicas):
     def reported(self, value: tf.Tensor) -> tf.Tensor:
         """`value / N`, since `strategy.reduce("SUM", ...)` and Keras give N times it.
 
-        Keras' loss tracker multiplies what a loss returns by the number of
-        replicas: https://github.com/keras-team/keras/pull/20609.
+        Loss trackers of Keras before 3.8 do not: they get `value`.
         """
-        return value / tf.cast(self.count(), value.dtype)
+        if _keras_versions.is_read_by_trackers_that_do_not_multiply():
+            return value
+        return value / self.count_as(value.dtype)
+
+    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+        """`share`, which adds up to the value; N times it for such loss trackers."""
+        if _keras_versions.is_read_by_trackers_that_do_not_multiply():
+            return share * self.count_as(share.dtype)
+        return share
 
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"

@@ -9,9 +9,25 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import pytest
 
 TOKENS, FEATURES, CLASSES = 3, 5, 4
-REDUCTIONS = ("sum_over_batch_size", "mean_with_sample_weight", "sum")
+KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
+
+
+def since_keras(*release):
+    """Skips a test that compares with what older Keras does not have."""
+    reason = f"needs Keras {'.'.join(map(str, release))}"
+    return pytest.mark.skipif(release > KERAS, reason=reason)
+
+
+def of_this_keras(*reductions):
+    """Those that plain Keras has: the means of these names are new in 3.7."""
+    new = ("mean", "mean_with_sample_weight")
+    return [name for name in reductions if KERAS >= (3, 7) or name not in new]
+
+
+REDUCTIONS = of_this_keras("sum_over_batch_size", "mean_with_sample_weight", "sum")
 WEIGHTS = ("none", "rows", "tokens", "mask")
 
 # rows of each replica; the i-th step of a training run uses the i-th split
@@ -78,7 +94,7 @@ softmax, sigmoid = keras.ops.softmax, keras.ops.sigmoid
 softplus = keras.ops.softplus
 _losses = keras.losses
 
-LOSSES = {
+_CASES = {
     "BinaryCrossentropy": LossCase(_losses.BinaryCrossentropy, sigmoid, _binary),
     "BinaryFocalCrossentropy": LossCase(
         _losses.BinaryFocalCrossentropy, sigmoid, _binary
@@ -91,7 +107,9 @@ LOSSES = {
         _losses.CategoricalFocalCrossentropy, softmax, _one_hot
     ),
     "CategoricalGeneralizedCrossEntropy": LossCase(
-        _losses.CategoricalGeneralizedCrossEntropy, softmax, _classes
+        lambda **options: _losses.CategoricalGeneralizedCrossEntropy(**options),
+        softmax,
+        _classes,
     ),
     "CategoricalHinge": LossCase(_losses.CategoricalHinge, _identity, _one_hot),
     "CosineSimilarity": LossCase(_losses.CosineSimilarity, _identity, _real),
@@ -125,6 +143,19 @@ LOSSES = {
         per_token=False,
     ),
 }
+
+
+def _is_in_this_keras(case):
+    try:
+        case.make()
+    except (AttributeError, TypeError):  # no such class, or no axis=
+        return False
+    return True
+
+
+LOSSES = {name: case for name, case in _CASES.items() if _is_in_this_keras(case)}
+NOT_IN_THIS_KERAS = _CASES.keys() - LOSSES
+assert not NOT_IN_THIS_KERAS or KERAS < (3, 10), NOT_IN_THIS_KERAS
 
 
 @dataclasses.dataclass(frozen=True)

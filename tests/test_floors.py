@@ -10,6 +10,7 @@ import distloss
 PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
     {"_errors", "_types"},
+    {"_keras_versions"},
     {"replicas"},
     {"_horovod", "_model_hooks", "_monitor", "_tf_keras"},
     {"_denominators"},

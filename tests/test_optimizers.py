@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import KERAS, of_this_keras, since_keras
 from conftest import strategy_of
 from keras import optimizers
 
@@ -74,6 +75,11 @@ RULES = {
     "RMSprop": lambda: optimizers.RMSprop(0.01, momentum=0.9, centered=True),
     "ScheduleFreeAdamW": lambda: optimizers.ScheduleFreeAdamW(0.01),
 }
+NEW = {"Lamb": (3, 5), "Muon": (3, 10)}
+NEW |= {"MultiOptimizer": (3, 15), "ScheduleFreeAdamW": (3, 14)}
+for name, release in NEW.items():
+    if release > KERAS:
+        del RULES[name]
 SPARSE = ("global_clipnorm", "momentum", "Adam")  # these have an embedding as well
 LINEAR = ("SGD", "clipnorm", "clipvalue", "global_clipnorm", "momentum", "schedule")
 ON_FOUR = (*LINEAR, "use_ema", "ema_overwrite", "Adagrad", "Adam", "AdamW", "Lion")
@@ -207,6 +213,8 @@ def half_trained(strategy, loss, optimizer):
         model.dtype_policy = keras.DTypePolicy("mixed_float16")
         layers[0].dtype_policy = model.dtype_policy
         model.compile(optimizer(), loss)  # puts a LossScaleOptimizer around, if none is
+    if KERAS < (3, 8) and loss != "mse":
+        distloss.prepare(model)
     model.fit(overflowing(), shuffle=False, verbose=0)
     state = [v.numpy() for v in model.optimizer.variables]
     copies = [strategy.experimental_local_results(w.value) for w in model.weights]
@@ -225,6 +233,7 @@ def distributed_around():
     return DistributedOptimizer(optimizers.LossScaleOptimizer(adam()))
 
 
+@since_keras(3, 5)
 @pytest.mark.parametrize("optimizer", [distributed_within, distributed_around])
 def test_overflow_on_one_replica_is_skipped_by_all(optimizer, four):
     wanted, _ = half_trained(strategy_of("none"), "mse", adam)
@@ -240,9 +249,41 @@ def test_overflow_on_one_replica_is_skipped_by_all(optimizer, four):
         assert all(np.array_equal(first, other) for other in others)
 
 
+@since_keras(3, 5)
 def test_the_comparison_rejects_plain_overflow(four):
     got, _ = half_trained(four, "mse", adam)
     assert np.isnan(got[0]).any()
+
+
+def test_tf_keras_optimizers_sum_before_they_clip(four):
+    import tf_keras
+
+    def trained(strategy):
+        with strategy.scope():
+            weight = tf.Variable(START["kernel"])
+            rule = tf_keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.3)
+            optimizer = DistributedOptimizer(rule)
+            optimizer.build([weight])
+        bounds = tf.constant(BOUNDS[strategy.num_replicas_in_sync][8])
+        x, y = tf.constant(X), tf.constant(Y)
+
+        def replica_step():
+            me = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine = slice(bounds[me], bounds[me + 1])
+            gradient = tf.linalg.matmul(x[mine], y[mine], transpose_a=True)
+            optimizer.apply_gradients([(gradient, weight)])
+
+        step = tf.function(lambda: strategy.run(replica_step), autograph=False)
+        for _ in range(3):
+            step()
+        return weight.numpy()
+
+    plain = tf.Variable(START["kernel"])
+    rule = tf_keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.3)
+    for _ in range(3):
+        rule.apply_gradients([(tf.constant(X[:8].T @ Y[:8]), plain)])
+    assert largest_difference([trained(four)], [plain.numpy()]) < 2e-5
+    assert largest_difference([plain.numpy()], [START["kernel"]]) > 1e-2
 
 
 # --- accumulation ---------------------------------------------------------------
@@ -276,10 +317,13 @@ def fitted(model, rows, size, epochs=1):
     return [*state_of(model), np.array(history)]
 
 
-@pytest.mark.parametrize("kind", ["none", "mirrored"])
+@pytest.mark.parametrize(
+    "kind", ["none", pytest.param("mirrored", marks=since_keras(3, 5))]
+)
 def test_accumulated_batches_are_one_batch(kind):
     """5, 5 and 3 rows are one batch of 13, by their weights; 5 and 3 then one of 8."""
-    plain = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    reduction, *_ = of_this_keras("mean_with_sample_weight", "sum_over_batch_size")
+    plain = keras.losses.MeanSquaredError(reduction=reduction)
     whole = compiled(plain, adam())
     wanted = [fitted(whole, 13, 13, epochs=2), fitted(whole, 8, 8)]
     with strategy_of(kind).scope():
@@ -359,7 +403,7 @@ def test_accumulation_agrees_on_overflow(four):
     step(clean)
     step(clean)
     np.testing.assert_allclose(variable.numpy(), [0.8], rtol=1e-6)  # 1 - 0.1 * 2
-    assert int(optimizer.iterations.numpy()) == 1
+    assert int(optimizer.inner_optimizer.iterations.numpy()) == 1
 
 
 # --- collectives ----------------------------------------------------------------
@@ -383,7 +427,7 @@ def test_one_collective_per_dtype_and_update(dtypes, steps, collectives):
     strategy = strategy_of("collective")
     loss = DistributedLoss("mse", global_batch_size=8)  # has no collective
     with strategy.scope():
-        variables = [keras.Variable(tf.ones((3, 2)), dtype=d) for d in dtypes]
+        variables = [keras.Variable(tf.ones((3, 2), d), dtype=d) for d in dtypes]
         optimizer = DistributedOptimizer(
             optimizers.Adam(clipnorm=1), accumulation_steps=steps, loss=loss
         )
@@ -433,7 +477,8 @@ def test_checkpoints_are_those_of_the_bare_optimizer(saves, loads, scaled, tmp_p
     status.assert_consumed()
     for got, wanted in zip(loaded.variables, saved.variables, strict=True):
         np.testing.assert_array_equal(got.numpy(), wanted.numpy())
-    assert int(loaded.iterations.numpy()) == 1
+    rule = getattr(loaded, "inner_optimizer", loaded)
+    assert int(rule.iterations.numpy()) == 1
 
 
 @pytest.mark.parametrize(
@@ -505,6 +550,7 @@ def test_wrapping_leaves_the_bare_optimizer_as_it_was():
 # --- what must raise ------------------------------------------------------------
 
 
+@since_keras(3, 5)
 def test_an_update_that_keras_makes_another_way_raises(monkeypatch):
     """As if the hook had moved: nothing says that gradients are not summed twice."""
     optimizer = DistributedOptimizer(optimizers.SGD())
@@ -593,10 +639,11 @@ def accumulating(**options):
             ValueError,
             "reduction='sum'",
         ),
-        (
+        pytest.param(
             lambda: DistributedOptimizer(optimizers.MultiOptimizer(optimizers.SGD())),
             TypeError,
             "OptimizerMap",
+            marks=since_keras(3, 15),
         ),
     ],
 )

@@ -124,3 +124,50 @@ def test_the_benchmark_runs(tmp_path):
         "larger.png",
     }
     assert "| model | replicas | plain ms | static |" in done.stdout
+
+
+def versions(path, *arguments):
+    """scripts/test_versions where these Pythons, and no others, are to be found."""
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "test_versions", *arguments],
+        env={"PATH": str(path), "PYENV_ROOT": str(path), "DISTLOSS_CACHE": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_versions_says_what_it_would_do(tmp_path):
+    for release in ("3.11", "3.13"):
+        executable(tmp_path / f"python{release}", "exit 0")
+    done = versions(tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    for install, pins in zip(
+        installs,
+        (
+            "tensorflow==2.16.2 keras==3.3.3 tf-keras==2.16.0",
+            "tensorflow==2.18.1 keras==3.6.0 tf-keras==2.18.0",
+            "tensorflow==2.18.1 keras==3.8.0 tf-keras==2.18.0",
+            "tensorflow==2.21.0 keras tf-keras==2.21.0",
+        ),
+        strict=True,
+    ):
+        assert install.endswith(pins)
+    assert done.stdout.count("-m pytest") == 4
+    assert not (tmp_path / "versions").exists()
+    only = versions(tmp_path, "--dry-run", "--only", "keras-3.6").stdout
+    assert only.count("pip install") == 1
+    assert "keras==3.6.0" in only
+
+
+def test_versions_names_what_it_does_not_have(tmp_path):
+    executable(tmp_path / "python3.11", "exit 1")  # as a shim of pyenv without it
+    done = versions(tmp_path, "--only", "keras-3.6")
+    assert done.returncode == 1
+    assert done.stderr.startswith("test_versions: no Python 3.11 with venv found")
+    assert "pyenv install 3.11" in done.stderr
+    done = versions(tmp_path, "--only", "keras-2")
+    assert done.returncode == 2
+    assert "invalid choice: 'keras-2'" in done.stderr

@@ -1,16 +1,19 @@
 """What we rely on inside Keras and TensorFlow: these fail when upstream moves it."""
 
 import inspect
+import runpy
 
 import keras
 import pytest
 import tensorflow as tf
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from cases import KERAS, since_keras
 from keras.src.trainers.compile_utils import get_loss
 
-from distloss import DistlossError
+from distloss import DistlossError, _keras_versions
+from distloss._keras_versions import in_symbolic_scope
 
 
+@since_keras(3, 5)
 def test_keras_builds_losses_in_symbolic_scope():
     """replicas.StrategyReplicas takes no sum there."""
     seen = []
@@ -30,7 +33,8 @@ def test_keras_scales_reported_losses_by_the_number_of_replicas():
     from keras.src.backend.tensorflow import trainer
 
     source = inspect.getsource(trainer.TensorFlowTrainer.train_step)
-    assert "unscale_loss_for_distribution(loss)" in source
+    scales = "unscale_loss_for_distribution(loss)" in source
+    assert scales == _keras_versions.TRACKERS_MULTIPLY == (KERAS >= (3, 8))
 
 
 def test_crossentropy_is_chosen_by_shape():
@@ -41,10 +45,13 @@ def test_crossentropy_is_chosen_by_shape():
 
 def test_keras_loss_classes_name_their_function():
     """losses.DistributedLoss tells CTC and Circle by it."""
+    circle = "Circle" in vars(keras.losses)
+    assert circle == (KERAS >= (3, 7))
     assert keras.losses.CTC().fn is keras.losses.ctc
     assert keras.losses.CategoricalHinge().fn is keras.losses.categorical_hinge
-    assert keras.losses.Circle().fn is keras.losses.circle
-    assert keras.losses.Dice(axis=(0, 1))._fn_kwargs["axis"] == (0, 1)
+    if circle:
+        assert keras.losses.Circle().fn is keras.losses.circle
+        assert keras.losses.Dice(axis=(0, 1))._fn_kwargs["axis"] == (0, 1)
 
 
 def test_keras_marks_masks_on_tensors():
@@ -84,8 +91,7 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
         (
             keras.optimizers.Optimizer,
             "_all_reduce_sum_gradients _check_variables_are_known _get_variable_index "
-            "_overwrite_variable_with_gradient "
-            "_overwrite_model_variables_with_average_value",
+            "_backend_update_step _overwrite_model_variables_with_average_value",
         ),
         (
             keras.optimizers.LossScaleOptimizer,
@@ -93,8 +99,9 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
         ),
         (
             keras.Model,
-            "train_step test_step compute_loss _compute_loss _symbolic_build "
-            "_aggregate_additional_loss _maybe_symbolic_build",
+            "train_step test_step compute_loss _symbolic_build "
+            + "_compute_loss _maybe_symbolic_build " * (KERAS >= (3, 5))
+            + "_aggregate_additional_loss" * (KERAS >= (3, 8)),
         ),
     ],
 )
@@ -108,12 +115,27 @@ def test_keras_steps_call_the_methods_that_prepare_overrides():
     from keras.src.trainers import trainer as base_trainer
 
     step = inspect.getsource(trainer.TensorFlowTrainer.train_step)
-    assert "self._compute_loss(" in step
+    assert ("self._compute_loss(" in step) == (KERAS >= (3, 4))
     assert "self._loss_tracker.update_state(" in step
     loss = inspect.getsource(base_trainer.Trainer.compute_loss)
-    assert "self._aggregate_additional_loss(loss)" in loss
+    assert ("self._aggregate_additional_loss(loss)" in loss) == (KERAS >= (3, 8))
     fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
-    assert "self._maybe_symbolic_build(iterator=" in fit
+    assert ("self._maybe_symbolic_build(iterator=" in fit) == (KERAS >= (3, 5))
+
+
+def test_bare_optimizers_sum_gradients_where_replicas_have_not_met_since_3_5():
+    """replicas that each update alone drift apart: see test_optimizers."""
+    source = inspect.getsource(keras.optimizers.Optimizer._backend_update_step)
+    sums = "self._all_reduce_sum_gradients(" in source
+    assert sums == _keras_versions.OPTIMIZERS_SUM == (KERAS >= (3, 5))
+
+
+def test_metrics_add_up_their_replicas_since_3_10(four):
+    """_keras_versions.sum_on_read does it before."""
+    with four.scope():
+        total = keras.metrics.Mean().total.value
+    on_read = total.synchronization == tf.VariableSynchronization.ON_READ
+    assert on_read == _keras_versions.METRICS_SUM_ON_READ == (KERAS >= (3, 10))
 
 
 def test_keras_averages_over_workers_along_an_axis_that_numbers_lack():
@@ -149,6 +171,7 @@ def test_keras_keeps_what_a_model_was_compiled_with():
     assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
 
 
+@since_keras(3, 5)
 def test_keras_averages_a_first_batch_over_replicas(four):
     """Which fails where it splits unevenly; prepare mends it until it does not."""
     with four.scope():
@@ -157,3 +180,9 @@ def test_keras_averages_a_first_batch_over_replicas(four):
     batch = tf.data.Dataset.from_tensor_slices((tf.ones((5, 1)),) * 2).batch(5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="AddN"):
         model.fit(batch, shuffle=False, verbose=0)
+
+
+def test_a_keras_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.2.1")
+    with pytest.raises(DistlossError, match=r"Keras 3\.3 or newer\. Got .*3\.2\.1"):
+        runpy.run_path(_keras_versions.__file__)
