@@ -22,6 +22,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd;
          overflow-wrap: anywhere; vertical-align: top; }
+th { white-space: nowrap; }
 td.bad, td.good { background: none; } td.bad { font-weight: 600; }
 section.cause { border-left: .3rem solid #c0392b; padding-left: 1rem; margin: 1.5rem 0; }
 code { background: #f2f3f5; padding: .1rem .3rem; border-radius: .2rem; }
