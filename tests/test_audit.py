@@ -34,7 +34,7 @@ def children():
     return [line for line in processes.splitlines() if str(BUILDS) in line]
 
 
-def test_a_scalar_loss_is_named_with_its_factor(capfd, tmp_path):
+def test_a_scalar_loss_is_named_with_its_factor(capfd, tmp_path, forked):
     output = tmp_path / "report.json"
     code, out, _ = run(
         capfd, "scalar_loss", "--format", "json", "--output", str(output)
@@ -111,7 +111,7 @@ def test_float64_clears_what_is_only_rounding(forked, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("starts_others", "calling build() took longer than the limit of 8 s"),
+        ("starts_others", "calling build() took longer than the limit of 6 s"),
         ("exits", "calling build() called sys.exit(no data set)"),
         ("kills_itself", "calling build() ended its process (signal SIGKILL)"),
     ],
@@ -119,7 +119,7 @@ def test_float64_clears_what_is_only_rounding(forked, monkeypatch):
 def test_a_build_that_cannot_be_checked_is_one_message(capfd, tmp_path, name, says):
     output = tmp_path / "report.html"
     code, out, err = run(
-        capfd, name, "--timeout", "8", "--format", "html", "--output", str(output)
+        capfd, name, "--timeout", "6", "--format", "html", "--output", str(output)
     )
     assert (code, out) == (2, "")
     assert says in err
