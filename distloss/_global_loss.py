@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -47,6 +48,12 @@ class GlobalLoss(_denominators.Announces):
     saving: Any
     monitor: tf.Variable | None = None
     _element_loss: Any
+
+    def _share_batch(self, replicas: Replicas | None, global_batch_size: Any) -> None:
+        """Takes the arguments that say who shares it, and how large it is."""
+        self.replicas = replicas
+        replicas_or_current_strategy(replicas)  # refuses what is none
+        self.global_batch_size = checked_batch_size(global_batch_size)
 
     @property
     def _replicas(self) -> Replicas:
@@ -202,6 +209,25 @@ class GlobalLoss(_denominators.Announces):
         loss = cls.saving.deserialize_keras_object(config["loss"])
         replicas = keras.saving.deserialize_keras_object(config["replicas"])
         return cls(**{**config, "loss": loss, "replicas": replicas})
+
+
+def to_compile(loss: Any, wrap: Callable[[Any], Any]) -> Any:
+    """`loss` of a compiled model, distributed by `wrap` if it is not; None stays.
+
+    Raises:
+      ArgumentError: it does not reduce to a number.
+    """
+    if loss is None:
+        return None
+    if not isinstance(loss, GlobalLoss):
+        loss = wrap(loss)
+    if loss.global_reduction == "none":
+        raise ArgumentError(
+            f"Expected losses that reduce to a number. Got loss {loss.name!r} with "
+            "reduction='none', whose sum over replicas Keras would take without "
+            "dividing. Use reduction='sum' or one of the means."
+        )
+    return loss
 
 
 def refuse_distributed(loss: Any) -> None:

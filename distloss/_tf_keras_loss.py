@@ -10,7 +10,6 @@ import tensorflow as tf
 from distloss import _tf_keras
 from distloss._global_loss import (
     GlobalLoss,
-    checked_batch_size,
     checked_reduction,
     found_loss,
     name_of,
@@ -18,7 +17,7 @@ from distloss._global_loss import (
     refuse_own_call,
 )
 from distloss._types import LossLike, TensorLike
-from distloss.replicas import Replicas, replicas_or_current_strategy
+from distloss.replicas import Replicas
 
 
 class _Loss(GlobalLoss):
@@ -51,9 +50,7 @@ class _Loss(GlobalLoss):
         # tf-keras saves losses, functions and names, but neither configs nor classes
         self.loss = element_loss if isinstance(loss, dict | type) else loss
         self.global_reduction = reduction
-        self.replicas = replicas
-        replicas_or_current_strategy(replicas)  # refuses what is none
-        self.global_batch_size = checked_batch_size(global_batch_size)
+        self._share_batch(replicas, global_batch_size)
 
     def __call__(
         self,

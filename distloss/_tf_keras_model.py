@@ -11,7 +11,7 @@ import tensorflow as tf
 from distloss import _denominators, _reduce, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ContextError
-from distloss._global_loss import GlobalLoss
+from distloss._global_loss import GlobalLoss, to_compile
 from distloss._model_hooks import Hook, unseen_by
 from distloss._tf_keras import SumsFirst
 from distloss._tf_keras_loss import distributed_loss
@@ -81,26 +81,13 @@ def _wrap_losses(model: Any, replicas: Replicas | None) -> None:
     losses = container._user_losses
     if losses is None or _are_distributed(losses):
         return
-    wrap = functools.partial(_wrapped, replicas=replicas)
+    distribute = functools.partial(distributed_loss, replicas=replicas)
+    wrap = functools.partial(to_compile, wrap=distribute)
     model.compiled_loss = type(container)(
         tf.nest.map_structure(wrap, losses),
         container._user_loss_weights,
         output_names=model.output_names,
     )
-
-
-def _wrapped(loss: Any, replicas: Replicas | None) -> Any:
-    if loss is None:
-        return None
-    if not isinstance(loss, GlobalLoss):
-        loss = distributed_loss(loss, replicas=replicas)
-    if loss.global_reduction == "none":
-        raise ArgumentError(
-            f"Expected losses that reduce to a number. Got loss {loss.name!r} with "
-            "reduction='none', whose sum over replicas Keras would take without "
-            "dividing. Use reduction='sum' or one of the means."
-        )
-    return loss
 
 
 def _are_distributed(losses: Any) -> bool:

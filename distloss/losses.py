@@ -12,7 +12,6 @@ from distloss import _reduce
 from distloss._errors import NotDecomposableError
 from distloss._global_loss import (
     GlobalLoss,
-    checked_batch_size,
     checked_reduction,
     found_loss,
     name_of,
@@ -22,7 +21,7 @@ from distloss._global_loss import (
 from distloss._tf_keras import is_of_tf_keras
 from distloss._tf_keras_loss import distributed_loss
 from distloss._types import LossLike, Reduction, TensorLike
-from distloss.replicas import Replicas, replicas_or_current_strategy
+from distloss.replicas import Replicas
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -135,9 +134,7 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
         )
         # not by the class, since older Keras knows fewer
         self.reduction = self.global_reduction
-        self.replicas = replicas
-        replicas_or_current_strategy(replicas)  # refuses what is none
-        self.global_batch_size = checked_batch_size(global_batch_size)
+        self._share_batch(replicas, global_batch_size)
 
     @_reduce.without_autograph
     def __call__(

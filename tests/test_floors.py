@@ -18,7 +18,7 @@ FLOORS = (
     {"_global_loss"},
     {"_tf_keras_loss"},
     {"callbacks", "data", "losses", "metrics", "microbatches", "optimizers"},
-    {"_tf_keras_model"},
+    {"_steps", "_tf_keras_model"},
     {"_prepare"},
     {"_built", "_causes", "_float64", "_launch", "_lint", "_place", "_probes"},
     {"_recorder", "_report", "_switches", "_target"},
