@@ -9,8 +9,6 @@ from _bench_pairs import operations
 
 import distloss
 
-ROWS = 64
-
 
 def distributed(strategy, arrays):
     """The rows of each replica, held on the devices: no input pipeline is measured."""
@@ -36,7 +34,7 @@ class LoopStep:
       operations: how many the graph has, with those of its functions.
     """
 
-    def __init__(self, strategy, name, loss_of, optimizer=None, rows=ROWS):
+    def __init__(self, strategy, name, loss_of, optimizer=None, rows=64):
         with strategy.scope():
             model, x, y = MODELS[name](rows)
             update = (optimizer or plain_sgd)()
@@ -68,7 +66,7 @@ class LoopStep:
 class FitStep:
     """What `fit` runs for each batch of a compiled model."""
 
-    def __init__(self, strategy, name, optimizer=None, rows=ROWS, **prepared):
+    def __init__(self, strategy, name, optimizer=None, rows=64, **prepared):
         """`prepared`: arguments of `distloss.prepare`; none for plain Keras."""
         with strategy.scope():
             model, x, y = MODELS[name](rows)

@@ -1,7 +1,7 @@
 """What distloss costs: JSON, a table, and a picture for each question.
 
-    scripts/bench                             # everything: about 40 minutes on 2 cores
-    scripts/bench --only loss,fit --pairs 40
+    scripts/bench                             # everything: half an hour on 2 cores
+    scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
     scripts/bench --toy                       # only shows that it still runs
 
 Every comparison alternates in one process (A B C A B C ...) and is told as the median
@@ -37,7 +37,6 @@ from _replicas import configure, strategy_of
 import distloss
 
 ROOT = pathlib.Path(__file__).parent.parent
-ROWS = 64
 
 
 def loss(options):
@@ -47,7 +46,9 @@ def loss(options):
         for count in options.replicas:
             ways = {"static": static, "counted": counted, "by hand": by_hand_counted}
             steps = {
-                way: LoopStep(strategy_of(count), name, of(ROWS))
+                way: LoopStep(
+                    strategy_of(count), name, of(options.rows), rows=options.rows
+                )
                 for way, of in {"plain": by_hand_static, **ways}.items()
             }
             by_hand = steps.pop("plain")
@@ -68,8 +69,9 @@ def fit(options):
         for count in options.replicas:
             for clip in ({}, clipped):
                 rule = lambda clip=clip: plain_sgd(**clip)  # noqa: E731
-                plain = FitStep(strategy_of(count), name, rule)
-                ours = FitStep(strategy_of(count), name, rule, microbatches=1)
+                strategy, rows = strategy_of(count), options.rows
+                plain = FitStep(strategy, name, rule, rows)
+                ours = FitStep(strategy, name, rule, rows, microbatches=1)
                 row = {"model": name, "replicas": count, "clipping": bool(clip)}
                 row |= compared(plain, {"prepare": ours}, options.pairs)
                 row["prepare"]["trace_ratio"] = ratio(ours, plain, "trace_seconds")
@@ -89,14 +91,10 @@ def optimizer(options):
     found = []
     for rule, make in rules.items():
         for count in options.replicas:
-            strategy = strategy_of(count)
-            bare = LoopStep(strategy, "mlp", static(ROWS), make)
-            wrapped = LoopStep(
-                strategy,
-                "mlp",
-                static(ROWS),
-                lambda make=make: distloss.DistributedOptimizer(make()),
-            )
+            strategy, rows = strategy_of(count), options.rows
+            bare = LoopStep(strategy, "mlp", static(rows), make, rows)
+            wrap = lambda make=make: distloss.DistributedOptimizer(make())  # noqa: E731
+            wrapped = LoopStep(strategy, "mlp", static(rows), wrap, rows)
             row = {"rule": rule, "replicas": count}
             found.append(row | compared(bare, {"distributed": wrapped}, options.pairs))
     return found
@@ -107,7 +105,7 @@ def microbatches(options):
     found = []
     for count in options.replicas:
         whole, parts = (
-            FitStep(strategy_of(count), "mlp", rows=8 * ROWS, microbatches=k)
+            FitStep(strategy_of(count), "mlp", rows=4 * options.rows, microbatches=k)
             for k in (1, 4)
         )
         row = {"model": "mlp", "replicas": count}
@@ -119,8 +117,9 @@ def growth(options):
     """How the step and its tracing grow with the number of replicas, against Keras."""
     found = []
     for count in options.growth:
-        plain = FitStep(strategy_of(count), "mlp")
-        ours = FitStep(strategy_of(count), "mlp", microbatches=1)
+        strategy, rows = strategy_of(count), options.rows
+        plain = FitStep(strategy, "mlp", rows=rows)
+        ours = FitStep(strategy, "mlp", rows=rows, microbatches=1)
         row = {"replicas": count, **compared(plain, {"prepare": ours}, options.pairs)}
         row["prepare"]["trace_ratio"] = ratio(ours, plain, "trace_seconds")
         found.append(row)
@@ -140,8 +139,7 @@ def horovod(options):
             timeout=900,
             check=False,
         )
-        lines = [x for x in done.stdout.splitlines() if x.partition(">")[2][:1] == "{"]
-        lines += [x for x in done.stdout.splitlines() if x.startswith("{")]
+        lines = [x for x in done.stdout.splitlines() if '"processes"' in x]
         if not lines:
             raise SystemExit(f"bench: Horovod did not run: {done.stderr[-2000:]}")
         found.append(json.loads(lines[-1][lines[-1].index("{") :]))
@@ -193,8 +191,9 @@ def parsed(arguments):
     add("--only", type=names, default=list(QUESTIONS), help=", ".join(QUESTIONS))
     add("--models", type=names, default=list(MODELS), help=", ".join(MODELS))
     add("--replicas", type=counts, default=[1, 2, 4, 8])
-    add("--growth", type=counts, default=[1, 2, 4, 8, 16, 32])
+    add("--growth", type=counts, default=[1, 2, 4, 8, 16])
     add("--processes", type=counts, default=[2, 3], help="of Horovod")
+    add("--rows", type=int, default=512, help="of a batch, over all replicas")
     add("--pairs", type=int, default=40, help="rounds of each comparison")
     add("--toy", action="store_true", help="little of each: to see that it runs")
     add("--output", type=pathlib.Path, default=pathlib.Path("bench.json"))
@@ -224,7 +223,8 @@ def main(arguments=None):
     """Asks the questions, and writes the answers."""
     options = parsed(arguments)
     configure(max([*options.replicas, *options.growth]))
-    options.results = {"versions": versions()}
+    known = options.output.read_text() if options.output.exists() else "{}"
+    options.results = {**json.loads(known), "versions": versions()}
     for name in options.only:
         print(f"bench: {name}", file=sys.stderr, flush=True)
         options.results[name] = QUESTIONS[name](options)
