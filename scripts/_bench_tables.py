@@ -1,7 +1,5 @@
 """The answers of the benchmark as tables and pictures."""
 
-import math
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -46,11 +44,19 @@ def _ratios(row):
     return {k: v for k, v in row.items() if isinstance(v, dict) and "ratio" in v}
 
 
+def _words(row):
+    """What was measured: model, replicas, and so on."""
+    for name, value in row.items():
+        if value is True:
+            yield name
+        elif isinstance(value, int) and value is not False:
+            yield f"{value} {name}"
+        elif isinstance(value, str):
+            yield value.replace("_", " ")
+
+
 def _ratios_of(question, rows, path):
-    names = [
-        " ".join(str(v) for k, v in row.items() if not isinstance(v, dict))
-        for row in rows
-    ]
+    names = [", ".join(_words(row)) for row in rows]
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1.6))
     ways = list(dict.fromkeys(way for row in rows for way in _ratios(row)))
     for shift, way in enumerate(ways):
@@ -76,18 +82,18 @@ def _ratios_of(question, rows, path):
 def _predicted(rows, path):
     figure, axes = plt.subplots(figsize=(7, 4))
     for network in ("NCCL", "gloo over TCP"):
-        for way, line in ("exposed", "-"), ("hidden", "--"):
-            own = [r for r in rows if r["network"] == network and r["step_ms"] == 100]
-            values = [r[f"{way}_percent"] or math.nan for r in own]
-            label = f"{network}, {way}"
-            axes.plot(
-                [r["devices"] for r in own], values, line, marker="o", label=label
-            )
+        for step_ms, line in (10, "-"), (100, "--"):
+            own = [
+                r for r in rows if (r["network"], r["step_ms"]) == (network, step_ms)
+            ]
+            label = f"{network}, a step of {step_ms} ms"
+            x, y = ([r[k] for r in own] for k in ("devices", "exposed_percent"))
+            axes.plot(x, y, line, marker="o", label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("devices")
-    axes.set_ylabel("expected overhead of one denominator, % of a 100 ms step")
-    axes.set_title("packed: below 1e-4 % everywhere")
+    axes.set_ylabel("% of the step")
+    axes.set_title("Expected cost of a denominator that is waited for")
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
