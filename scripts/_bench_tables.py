@@ -94,7 +94,7 @@ def _predicted(rows, path):
     axes.set_xlabel("devices")
     axes.set_ylabel("% of the step")
     axes.set_title("Expected cost of a denominator that is waited for")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
