@@ -19,13 +19,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _keras_versions
 from distloss._errors import (
     ArgumentError,
     ArgumentTypeError,
     ContextError,
     HorovodMissingError,
 )
+from distloss._keras_versions import in_symbolic_scope
 from distloss._types import GRADIENT_OPS, Gradient, GradientOp
 from distloss.replicas import Replicas, StrategyReplicas
 
@@ -104,9 +104,7 @@ class HorovodReplicas(Replicas):
         return self._reduced(local, name, "Max")
 
     def _reduced(self, local: tf.Tensor, name: str, op: str) -> tf.Tensor:
-        if (
-            _keras_versions.in_symbolic_scope() or not self._is_included()
-        ):  # as in StrategyReplicas
+        if in_symbolic_scope() or not self._is_included():  # as in StrategyReplicas
             return local
         return _run_named(
             _all_reduce, name, [local], set_id=self._set_id(), op=op, compression="none"

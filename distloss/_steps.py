@@ -212,7 +212,8 @@ def _train_step_in_parts(
         model._symbolic_build(data_batch=data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     parts = microbatches.cut((x, y, sample_weight), most)
-    weights = unseen_by(model.metrics, _counted, model, parts)
+    forward = functools.partial(_loss_and_predictions, model, training=False)
+    weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
     *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
     trackers = getattr(model._compile_loss, "metrics", [])
@@ -241,20 +242,6 @@ def _train_step_in_parts(
     return _as_keras_reads(model.get_metrics_result(), model)
 
 
-def _counted(model: keras.Model, parts: microbatches.Parts) -> tf.Tensor:
-    """W_r of each loss. A graph computes what masks need for it, and little else."""
-
-    def count(data: Any) -> tf.Tensor:
-        rows = microbatches.cut(data, 1).rows
-        part = Part(rows, tf.ones(()))  # no matter how many
-        _loss_and_predictions(model, part, data, training=False)
-        dtype = _reduce.accumulator_dtype(*part.weights)
-        weights = [tf.cast(weight, dtype) for weight in part.weights]
-        return tf.stack(weights) if weights else tf.zeros((0,), dtype)
-
-    return microbatches.sum_over(parts, count)
-
-
 def _gradients_of_part(
     model: keras.Model,
     replicas: Replicas,
@@ -269,9 +256,8 @@ def _gradients_of_part(
         scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
     gradients = tape.gradient(scaled, model.trainable_weights)
     for gradient, weight in zip(gradients, model.trainable_weights, strict=True):
-        if isinstance(
-            gradient, tf.Tensor
-        ):  # Dense of rows of tokens forgets a part of it
+        # Dense of rows of tokens forgets a part of the shape
+        if isinstance(gradient, tf.Tensor):
             gradient.set_shape(weight.shape)
     x, y, sample_weight = data
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)

@@ -174,7 +174,8 @@ def _train_step_in_parts(model: Any, replicas: Replicas, most: int, data: Any) -
     unpack = importlib.import_module("tf_keras").utils.unpack_x_y_sample_weight
     parts = microbatches.cut(unpack(data), most)
     _build(model, *parts.data)
-    weights = unseen_by(model.metrics, _counted, model, parts)
+    forward = functools.partial(_loss_and_predictions, model, training=False)
+    weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
     *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
     of_part = functools.partial(
@@ -198,19 +199,6 @@ def _build(model: Any, x: Any, y: Any, _sample_weight: Any) -> None:
     model.compiled_loss.build(y_pred)
     if model.compiled_metrics:
         model.compiled_metrics.build(y_pred, y)
-
-
-def _counted(model: Any, parts: microbatches.Parts) -> tf.Tensor:
-    """W_r of each loss. A graph computes what masks need for it, and little else."""
-
-    def count(data: Any) -> tf.Tensor:
-        part = Part(microbatches.cut(data, 1).rows, tf.ones(()))  # no matter how many
-        _loss_and_predictions(model, part, data, training=False)
-        dtype = _reduce.accumulator_dtype(*part.weights)
-        weights = [tf.cast(weight, dtype) for weight in part.weights]
-        return tf.stack(weights) if weights else tf.zeros((0,), dtype)
-
-    return microbatches.sum_over(parts, count)
 
 
 def _gradients_of_part(

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from distloss import _reduce
+from distloss._denominators import Part
 from distloss._errors import ArgumentTypeError
 
 
@@ -84,6 +86,22 @@ def shaped(gradient: Any, variable: Any) -> Any:
         shape = tf.constant([*variable.shape])
         return tf.IndexedSlices(gradient.values, gradient.indices, shape)
     return gradient
+
+
+def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:
+    """W_r of each loss that `forward` computes for a part and its data.
+
+    A graph computes what masks need for it, and little else.
+    """
+
+    def count(data: Any) -> tf.Tensor:
+        part = Part(cut(data, 1).rows, tf.ones(()))  # of all rows, no matter how many
+        forward(part, data)
+        dtype = _reduce.accumulator_dtype(*part.weights)
+        weights = [tf.cast(weight, dtype) for weight in part.weights]
+        return tf.stack(weights) if weights else tf.zeros((0,), dtype)
+
+    return sum_over(parts, count)
 
 
 def _sum(*terms: Any) -> Any:
