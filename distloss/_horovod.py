@@ -122,8 +122,8 @@ class HorovodReplicas(Replicas):
 
     @property
     def sums_are_exact(self) -> bool:
-        """Not with compression."""
-        return bool(self.compression == "none")
+        """Not with compression, nor where they are averaged."""
+        return bool(self.compression == "none" and self.gradient_op == "sum")
 
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from typing import Any
@@ -15,6 +16,7 @@ from distloss._denominators import Carried, Part, Step
 from distloss._errors import ArgumentError, ContextError
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
 from distloss.losses import DistributedLoss
+from distloss.microbatches import Parts
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas
 
@@ -139,7 +141,7 @@ def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     _check_still_prepared(model)
     step = Step(microbatches.cut(data, 1).rows)
     with _denominators.during(step):
-        if _has_one_denominator(model):
+        if _has_one_denominator(model) and replicas.count() > 1:
             results = _train_step_in_one_sum(model, replicas, step, data)
         else:
             results = type(model).train_step(model, data)
@@ -153,7 +155,7 @@ def _has_one_denominator(model: keras.Model) -> bool:
         and len(losses) == 1
         and losses[0] is not None
         and losses[0].counts
-        and model.optimizer.carries
+        and model.optimizer.carries_for(losses[0].replicas)
         and bool(model.trainable_weights)
     )
 
@@ -165,23 +167,31 @@ def _train_step_in_one_sum(
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape:
         y_pred = _predictions(model, x, training=True)
-        # What layers add are means over rows, and rows another denominator.
-        if not any(layer._losses for layer in model._flatten_layers()):
+        if not _have_layers_added(model):
             step.carried = Carried()
         loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
     gradients = tape.gradient(loss, model.trainable_weights)
     if step.carried is not None:
         step.carried.total = loss
-    pairs = zip(gradients, model.trainable_weights, strict=True)
-    model.optimizer.apply_gradients(pairs)
+    _apply(model, gradients)
     if step.carried is None:
         whole = loss / replicas.reported(tf.ones_like(loss))
     else:
-        total, denominator = tf.unstack(step.carried.sums)
-        keras.tree.flatten(model._compile_loss._user_loss)[0].note(denominator)
-        whole = _reduce.share(total, denominator)
+        whole = _carried_mean(model, step.carried)
     model._loss_tracker.update_state(whole, sample_weight=step.rows)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _have_layers_added(model: keras.Model) -> bool:
+    """Whether there are losses that are means over rows: of another denominator."""
+    return any(layer._losses for layer in model._flatten_layers())
+
+
+def _carried_mean(model: keras.Model, carried: Carried) -> tf.Tensor:
+    """The loss of the whole batch, after the update."""
+    total, denominator = tf.unstack(carried.sums)
+    keras.tree.flatten(model._compile_loss._user_loss)[0].note(denominator)
+    return _reduce.share(total, denominator)
 
 
 def _test_step(model: keras.Model, data: Any) -> Any:
@@ -210,8 +220,49 @@ def _train_step_in_parts(
     _check_still_prepared(model)
     if model._distribute_strategy is None:  # else Keras has built it
         model._symbolic_build(data_batch=data)
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    parts = microbatches.cut((x, y, sample_weight), most)
+    parts = microbatches.cut(keras.utils.unpack_x_y_sample_weight(data), most)
+    # An eager forward pass has its effects before it is known what layers add.
+    if _has_one_denominator(model) and not tf.executing_eagerly():
+        with contextlib.suppress(_LayersAddLosses):
+            return _as_keras_reads(_sums_of_parts(model, parts), model)
+    return _as_keras_reads(_shares_of_parts(model, replicas, parts), model)
+
+
+class _LayersAddLosses(Exception):
+    """So that a part cannot be divided by what is summed with the gradients."""
+
+
+def _sums_of_parts(model: keras.Model, parts: Parts) -> Any:
+    """A step in parts whose denominator is summed with the gradients."""
+    of_part = functools.partial(_gradients_of_sum, model)
+    gradients, sums = microbatches.sum_over(parts, of_part)
+    step = Step(parts.rows)
+    step.carried = Carried()
+    step.carried.total, step.carried.weight = tf.unstack(sums)
+    with _denominators.during(step):
+        _apply(model, gradients)
+    whole = _carried_mean(model, step.carried)
+    model._loss_tracker.update_state(whole, sample_weight=parts.rows)
+    return model.get_metrics_result()
+
+
+def _gradients_of_sum(model: keras.Model, data: Any) -> tuple[list[Any], tf.Tensor]:
+    """Gradients of this part's sum of losses; that sum and its weight."""
+    x, y, sample_weight = data
+    step = Step(microbatches.cut(data, 1).rows)
+    with tf.GradientTape() as tape, _denominators.during(step):
+        y_pred = _predictions(model, x, training=True)
+        if _have_layers_added(model):
+            raise _LayersAddLosses
+        step.carried = Carried()
+        total = model._compute_loss(x, y, y_pred, sample_weight, training=True)
+    step.carried.total = total
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    return _gradients(tape, total, model), step.carried.local()
+
+
+def _shares_of_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
+    """A step in parts whose denominators are counted first."""
     forward = functools.partial(_loss_and_predictions, model, training=False)
     weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
@@ -228,18 +279,14 @@ def _train_step_in_parts(
 
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
-    static_rows = keras.tree.flatten(x)[0].shape[0]
+    static_rows = keras.tree.flatten(parts.data[0])[0].shape[0]
     weights = _keras_versions.tracked_weights(model._compile_loss)
     factors = itertools.chain(weights, itertools.repeat(1.0))
     for tracker, value, factor in zip(trackers, losses, factors, strict=False):
         # as CompileLoss does
         tracker.update_state(factor * value, sample_weight=static_rows)
-    if model.trainable_weights:
-        pairs = zip(gradients, model.trainable_weights, strict=True)
-        model.optimizer.apply_gradients(
-            [(microbatches.shaped(g, v), v) for g, v in pairs]
-        )
-    return _as_keras_reads(model.get_metrics_result(), model)
+    _apply(model, gradients)
+    return model.get_metrics_result()
 
 
 def _gradients_of_part(
@@ -254,15 +301,27 @@ def _gradients_of_part(
     with tf.GradientTape() as tape:
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
         scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
-    gradients = tape.gradient(scaled, model.trainable_weights)
+    x, y, sample_weight = data
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
+    return _gradients(tape, scaled, model), tf.stack(shares)
+
+
+def _gradients(tape: tf.GradientTape, loss: tf.Tensor, model: keras.Model) -> list[Any]:
+    gradients: list[Any] = tape.gradient(loss, model.trainable_weights)
     for gradient, weight in zip(gradients, model.trainable_weights, strict=True):
         # Dense of rows of tokens forgets a part of the shape
         if isinstance(gradient, tf.Tensor):
             gradient.set_shape(weight.shape)
-    x, y, sample_weight = data
-    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-    shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
-    return gradients, tf.stack(shares)
+    return gradients
+
+
+def _apply(model: keras.Model, gradients: list[Any]) -> None:
+    if model.trainable_weights:
+        pairs = zip(gradients, model.trainable_weights, strict=True)
+        model.optimizer.apply_gradients(
+            [(microbatches.shaped(g, v), v) for g, v in pairs]
+        )
 
 
 def _loss_and_predictions(

@@ -216,18 +216,18 @@ class DistributedOptimizer(_KerasOptimizer):
             self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums
 
-    @property
-    def carries(self) -> bool:
-        """Whether a step's denominator may travel with its gradients.
+    def carries_for(self, replicas: Replicas | None) -> bool:
+        """Whether a denominator over `replicas` may travel with the gradients.
 
-        Not where gradients have a scale of their own, which that of sums would exceed;
-        and where several steps or several optimizers share the sums.
+        Not over other replicas than those that sum gradients; not where gradients have
+        a scale of their own, which that of sums would exceed; and not where several
+        steps or several optimizers share the sums.
         """
         return (
-            self._settings.accumulation_steps == 1
+            replicas_or_current_strategy(replicas) == self._replicas
+            and self._settings.accumulation_steps == 1
             and not isinstance(self, _HOLD_OTHERS)
             and self._replicas.sums_are_exact
-            and self._replicas.count() > 1
         )
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:

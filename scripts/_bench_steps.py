@@ -75,10 +75,10 @@ class FitStep:
                 distloss.prepare(model, **prepared)
         self.model = model
         model.fit(x, y, rows, shuffle=False, verbose=0)  # which builds
-        started = time.perf_counter()
-        model.make_train_function(force=True)
         data = tf.data.Dataset.from_tensors((x, y)).repeat()
         self._batches = iter(strategy.experimental_distribute_dataset(data))
+        started = time.perf_counter()
+        model.make_train_function(force=True)
         self()
         self.trace_seconds = time.perf_counter() - started
 

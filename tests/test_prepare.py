@@ -124,6 +124,35 @@ def test_the_comparison_rejects_parts_with_their_own_denominators(
         assert_same(trained(prepare(compiled(), microbatches=3)), one_device)
 
 
+def of_tokens_only():
+    """One loss of masked tokens, so that a step knows one denominator."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((TOKENS,), dtype="int32")
+    hidden = layers.Embedding(WORDS, 4, mask_zero=True)(inputs)
+    outputs = layers.Dense(1, kernel_regularizer="l2")(hidden)
+    model = keras.Model(inputs, outputs)
+    rule = optimizers.SGD(0.1, momentum=0.9)
+    model.compile(rule, "mse", metrics=["mae"], weighted_metrics=["mse"])
+    return model
+
+
+def trained_on_tokens(model):
+    arrays = INPUTS[0], TARGETS[0], WEIGHT[:, np.newaxis]
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(BATCH)
+    history = model.fit(batches, epochs=2, shuffle=False, verbose=0).history
+    return model.get_weights(), history
+
+
+@pytest.mark.parametrize(
+    "kind", ["none", pytest.param("mirrored", marks=since_keras(3, 5))]
+)
+def test_one_loss_in_parts_trains_as_one_device(kind):
+    with strategy_of(kind).scope():
+        model = of_tokens_only()
+    prepare(model, microbatches=3)
+    assert_same(trained_on_tokens(model), trained_on_tokens(of_tokens_only()))
+
+
 def collectives_of_a_step(optimizer=lambda: "sgd", **options):
     """How many collectives one replica takes part in, and in its loops."""
     strategy = strategy_of("collective")
@@ -145,19 +174,23 @@ def collectives_of_a_step(optimizer=lambda: "sgd", **options):
     return found / strategy.num_replicas_in_sync
 
 
-@since_keras(3, 5)
-def test_a_step_in_parts_has_three_collectives_whatever_their_number():
-    """Denominators, shares, gradients; none of these inside the loop."""
-    assert collectives_of_a_step(microbatches=2) == 3
-    assert collectives_of_a_step(microbatches=5) == 3
+def scaled():
+    return optimizers.LossScaleOptimizer(optimizers.SGD())
 
 
 @since_keras(3, 8)
 def test_the_denominator_of_a_step_travels_with_its_gradients():
-    optimizers = keras.optimizers
     assert collectives_of_a_step(lambda: optimizers.Adam(global_clipnorm=1.0)) == 1
-    scaled = optimizers.LossScaleOptimizer  # the gradients of sums would be too large
-    assert collectives_of_a_step(lambda: scaled(optimizers.SGD())) == 2
+    # the gradients of sums would be too large
+    assert collectives_of_a_step(scaled) == 2
+
+
+@since_keras(3, 8)
+def test_a_step_in_parts_has_no_more_collectives_however_many_they_are():
+    for microbatches in (2, 5):
+        assert collectives_of_a_step(microbatches=microbatches) == 1
+        # denominators, gradients, and what is reported
+        assert collectives_of_a_step(scaled, microbatches=microbatches) == 3
 
 
 def small(optimizer="sgd", loss="mse", **options):
