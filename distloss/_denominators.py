@@ -24,27 +24,6 @@ class Announces:
     global_reduction: str
 
 
-class Carried:
-    """What travels with the gradients of a step whose one loss is not divided yet.
-
-    Gradients of S_r are summed, together with S_r and W_r, and then divided by W: no
-    collective but that of the gradients.
-
-    Attributes:
-      weight: local float scalar, W_r, set by the loss.
-      total: local float scalar, S_r with what else is optimised, set by the step.
-      sums: global float `[2]`, the sums of both, set by the optimizer.
-    """
-
-    weight: tf.Tensor
-    total: tf.Tensor
-    sums: tf.Tensor
-
-    def local(self) -> tf.Tensor:
-        """What is summed with the gradients, `[2]`."""
-        return tf.stack([self.total, tf.cast(self.weight, self.total.dtype)])
-
-
 class Step:
     """A training step of a prepared model on one replica, being traced or run.
 
@@ -52,14 +31,15 @@ class Step:
       rows: local float32 scalar, the rows of this replica.
       all_rows: global float32 scalar, the rows of all replicas, where known.
       in_loss: whether the model's loss is being computed, not its forward pass.
-      carried: what travels with the gradients, or None where the loss divides.
+      terms: what takes losses that are divided later (see `_terms`), or None where
+        each divides by itself.
     """
 
     def __init__(self, rows: tf.Tensor, all_rows: tf.Tensor | None = None) -> None:
         self.rows = tf.cast(rows, tf.float32)
         self.all_rows = all_rows
         self.in_loss = False
-        self.carried: Carried | None = None
+        self.terms: Any = None
 
 
 class Part(Step):

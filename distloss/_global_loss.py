@@ -76,9 +76,8 @@ class GlobalLoss(_denominators.Announces):
             self._refuse_unprepared()
         if isinstance(step, _denominators.Part):
             return self._share_of_part(local, step)
-        if step is not None and step.carried is not None:
-            step.carried.weight = self._local_weight(local)
-            return _reduce.total(local)
+        if step is not None and step.terms is not None:
+            return step.terms.take(*self._sum_and_weight(local), self.note)
         value, denominator = self._value_and_denominator(local)
         self.note(denominator)
         return _denominators.announced(value, denominator, self)
@@ -87,6 +86,14 @@ class GlobalLoss(_denominators.Announces):
         """Notes the global W of a step, if anybody wants to know."""
         if self.monitor is not None:
             self.monitor.assign(tf.cast(denominator, self.monitor.dtype))
+
+    def _sum_and_weight(self, local: _reduce.Weighted) -> tuple[tf.Tensor, tf.Tensor]:
+        """S_r and W_r, the latter also where W is fixed: each replica's part of it."""
+        weight = self._local_weight(local)
+        if weight is None:
+            fixed = self._fixed_denominator(local)
+            weight = fixed / self._replicas.count_as(fixed.dtype)
+        return _reduce.total(local), weight
 
     def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
         total = _reduce.total(local)

@@ -12,9 +12,10 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 
 from distloss import _denominators, _keras_versions, _reduce, microbatches
-from distloss._denominators import Carried, Part, Step
+from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ContextError
 from distloss._model_hooks import Hook, report_global_metrics, unseen_by
+from distloss._terms import Carried, Gathered
 from distloss.losses import DistributedLoss
 from distloss.microbatches import Parts
 from distloss.optimizers import DistributedOptimizer
@@ -112,11 +113,14 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     if isinstance(step, Part) or replicas.count() > 1:
         _refuse_sums_over_rows(model)
     has_rows = step.rows > 0  # the mean of none is NaN
-    if step.carried is not None:  # regularisers, W_r times, of sums that W divides
-        return tf.reduce_sum(added) * tf.cast(step.carried.weight, added.dtype)
+    if isinstance(step.terms, Carried):  # regularisers, W_r times, which W divides
+        return tf.reduce_sum(added) * tf.cast(step.terms.weight, added.dtype)
     reported, added = (
         tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
     )
+    if isinstance(step.terms, Gathered):
+        total = tf.reduce_sum(added) * tf.cast(step.rows, added.dtype)
+        return step.terms.take(total, step.rows)
     share = tf.cast(_reduce.share(step.rows, _all_rows(step, replicas)), added.dtype)
     weighed = tf.reduce_sum(added) * share
     if isinstance(step, Part):
@@ -141,45 +145,37 @@ def _train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     _check_still_prepared(model)
     step = Step(microbatches.cut(data, 1).rows)
     with _denominators.during(step):
-        if _has_one_denominator(model) and replicas.count() > 1:
-            results = _train_step_in_one_sum(model, replicas, step, data)
+        if replicas.count() > 1 and _count_alike(model):
+            results = _train_step_in_sums(model, replicas, step, data)
         else:
             results = type(model).train_step(model, data)
         return _as_keras_reads(results, model)
 
 
-def _has_one_denominator(model: keras.Model) -> bool:
+def _losses_of(model: keras.Model) -> list[DistributedLoss]:
     losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
+    return [loss for loss in losses if loss is not None]
+
+
+def _count_alike(model: keras.Model) -> bool:
+    """Whether the losses of a step can be divided together, and some of them count."""
+    losses = _losses_of(model)
     return (
         _keras_versions.TRACKERS_MULTIPLY
-        and len(losses) == 1
-        and losses[0] is not None
-        and losses[0].counts
-        and model.optimizer.carries_for(losses[0].replicas)
-        and bool(model.trainable_weights)
+        and any(loss.global_batch_size is None for loss in losses)
+        and all(model.optimizer.sums_each_step_over(loss.replicas) for loss in losses)
     )
 
 
-def _train_step_in_one_sum(
-    model: keras.Model, replicas: Replicas, step: Step, data: Any
-) -> Any:
-    """What Keras' `train_step` does, with the denominator among the gradients."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    with tf.GradientTape() as tape:
-        y_pred = _predictions(model, x, training=True)
-        if not _have_layers_added(model):
-            step.carried = Carried()
-        loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
-    gradients = tape.gradient(loss, model.trainable_weights)
-    if step.carried is not None:
-        step.carried.total = loss
-    _apply(model, gradients)
-    if step.carried is None:
-        whole = loss / replicas.reported(tf.ones_like(loss))
-    else:
-        whole = _carried_mean(model, step.carried)
-    model._loss_tracker.update_state(whole, sample_weight=step.rows)
-    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+def _has_one_denominator(model: keras.Model) -> bool:
+    losses = _losses_of(model)
+    return (
+        _count_alike(model)
+        and len(losses) == 1
+        and losses[0].counts
+        and model.optimizer.divides
+        and bool(model.trainable_weights)
+    )
 
 
 def _have_layers_added(model: keras.Model) -> bool:
@@ -187,11 +183,62 @@ def _have_layers_added(model: keras.Model) -> bool:
     return any(layer._losses for layer in model._flatten_layers())
 
 
-def _carried_mean(model: keras.Model, carried: Carried) -> tf.Tensor:
-    """The loss of the whole batch, after the update."""
-    total, denominator = tf.unstack(carried.sums)
-    keras.tree.flatten(model._compile_loss._user_loss)[0].note(denominator)
-    return _reduce.share(total, denominator)
+def _train_step_in_sums(
+    model: keras.Model, replicas: Replicas, step: Step, data: Any
+) -> Any:
+    """What Keras' `train_step` does, with losses that are divided together."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape:
+        y_pred = _predictions(model, x, training=True)
+        is_one = _has_one_denominator(model) and not _have_layers_added(model)
+        step.terms = Carried() if is_one else Gathered(tape)
+        loss_of = functools.partial(model._compute_loss, training=True)
+        loss = unseen_by(_trackers(model), loss_of, x, y, y_pred, sample_weight)
+        scaled = _scaled(model, replicas, loss)
+    if is_one:
+        whole = _update_in_one_sum(model, step.terms, tape, loss, scaled)
+    else:
+        step.terms.sum(replicas)
+        unit = _scaled(model, replicas, tf.ones_like(loss))
+        whole = _update_by_terms(model, step.terms, tape, scaled, unit)
+        _track(model, step.terms.means(), x)
+    model._loss_tracker.update_state(whole, sample_weight=step.rows)
+    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _update_in_one_sum(
+    model: keras.Model,
+    terms: Carried,
+    tape: tf.GradientTape,
+    loss: tf.Tensor,
+    scaled: tf.Tensor,
+) -> tf.Tensor:
+    """Updates, with the denominator among the gradients; the whole batch's loss."""
+    terms.total = loss
+    _apply(model, _gradients(tape, scaled, model))
+    return terms.mean()
+
+
+def _update_by_terms(
+    model: keras.Model,
+    terms: Gathered,
+    tape: tf.GradientTape,
+    scaled: tf.Tensor,
+    unit: tf.Tensor,
+) -> tf.Tensor:
+    """Updates, with terms that are summed; the whole batch's loss."""
+    count = len(model.trainable_weights)
+    gradients = tape.gradient(scaled, [*model.trainable_weights, *terms.totals])
+    _apply(model, gradients[:count])
+    # What is optimised is linear in the terms, so their slopes tell it.
+    slopes = zip(gradients[count:], terms.sums, strict=True)
+    total = tf.add_n([tf.cast(slope, term.dtype) * term for slope, term in slopes])
+    return total / tf.cast(unit, total.dtype)
+
+
+def _scaled(model: keras.Model, replicas: Replicas, loss: tf.Tensor) -> tf.Tensor:
+    """`loss` as its gradients are taken."""
+    return model.optimizer.scale_loss(replicas.to_reduce(loss))
 
 
 def _test_step(model: keras.Model, data: Any) -> Any:
@@ -224,7 +271,7 @@ def _train_step_in_parts(
     # An eager forward pass has its effects before it is known what layers add.
     if _has_one_denominator(model) and not tf.executing_eagerly():
         with contextlib.suppress(_LayersAddLosses):
-            return _as_keras_reads(_sums_of_parts(model, parts), model)
+            return _as_keras_reads(_sums_of_parts(model, replicas, parts), model)
     return _as_keras_reads(_shares_of_parts(model, replicas, parts), model)
 
 
@@ -232,21 +279,23 @@ class _LayersAddLosses(Exception):
     """So that a part cannot be divided by what is summed with the gradients."""
 
 
-def _sums_of_parts(model: keras.Model, parts: Parts) -> Any:
+def _sums_of_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
-    of_part = functools.partial(_gradients_of_sum, model)
+    of_part = functools.partial(_gradients_of_sum, model, replicas)
     gradients, sums = microbatches.sum_over(parts, of_part)
     step = Step(parts.rows)
-    step.carried = Carried()
-    step.carried.total, step.carried.weight = tf.unstack(sums)
+    step.terms = Carried()
+    step.terms.total = step.terms.take(*tf.unstack(sums), _losses_of(model)[0].note)
     with _denominators.during(step):
         _apply(model, gradients)
-    whole = _carried_mean(model, step.carried)
+    whole = step.terms.mean()
     model._loss_tracker.update_state(whole, sample_weight=parts.rows)
     return model.get_metrics_result()
 
 
-def _gradients_of_sum(model: keras.Model, data: Any) -> tuple[list[Any], tf.Tensor]:
+def _gradients_of_sum(
+    model: keras.Model, replicas: Replicas, data: Any
+) -> tuple[list[Any], tf.Tensor]:
     """Gradients of this part's sum of losses; that sum and its weight."""
     x, y, sample_weight = data
     step = Step(microbatches.cut(data, 1).rows)
@@ -254,11 +303,12 @@ def _gradients_of_sum(model: keras.Model, data: Any) -> tuple[list[Any], tf.Tens
         y_pred = _predictions(model, x, training=True)
         if _have_layers_added(model):
             raise _LayersAddLosses
-        step.carried = Carried()
+        step.terms = Carried()
         total = model._compute_loss(x, y, y_pred, sample_weight, training=True)
-    step.carried.total = total
+        scaled = _scaled(model, replicas, total)
+    step.terms.total = total
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-    return _gradients(tape, total, model), step.carried.local()
+    return _gradients(tape, scaled, model), step.terms.local()
 
 
 def _shares_of_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
@@ -267,7 +317,6 @@ def _shares_of_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> An
     weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
     counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
     *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
-    trackers = getattr(model._compile_loss, "metrics", [])
     of_part = functools.partial(
         _gradients_of_part,
         model,
@@ -275,18 +324,28 @@ def _shares_of_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> An
         denominators,
         tf.cast(all_rows, tf.float32),
     )
-    gradients, shares = unseen_by(trackers, microbatches.sum_over, parts, of_part)
-
+    gradients, shares = unseen_by(
+        _trackers(model), microbatches.sum_over, parts, of_part
+    )
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     model._loss_tracker.update_state(loss, sample_weight=parts.rows)
-    static_rows = keras.tree.flatten(parts.data[0])[0].shape[0]
-    weights = _keras_versions.tracked_weights(model._compile_loss)
-    factors = itertools.chain(weights, itertools.repeat(1.0))
-    for tracker, value, factor in zip(trackers, losses, factors, strict=False):
-        # as CompileLoss does
-        tracker.update_state(factor * value, sample_weight=static_rows)
+    _track(model, losses, parts.data[0])
     _apply(model, gradients)
     return model.get_metrics_result()
+
+
+def _trackers(model: keras.Model) -> list[Any]:
+    """Of the losses of single outputs, where there are several."""
+    return getattr(model._compile_loss, "metrics", [])
+
+
+def _track(model: keras.Model, losses: list[tf.Tensor], x: Any) -> None:
+    """Reports the losses of single outputs, as CompileLoss does."""
+    static_rows = keras.tree.flatten(x)[0].shape[0]
+    weights = _keras_versions.tracked_weights(model._compile_loss)
+    factors = itertools.chain(weights, itertools.repeat(1.0))
+    for tracker, value, factor in zip(_trackers(model), losses, factors, strict=False):
+        tracker.update_state(factor * value, sample_weight=static_rows)
 
 
 def _gradients_of_part(
@@ -300,7 +359,7 @@ def _gradients_of_part(
     part = Part(microbatches.cut(data, 1).rows, all_rows, denominators)
     with tf.GradientTape() as tape:
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
-        scaled = model.optimizer.scale_loss(replicas.to_reduce(loss))
+        scaled = _scaled(model, replicas, loss)
     x, y, sample_weight = data
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]

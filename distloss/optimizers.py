@@ -20,6 +20,7 @@ from distloss import _denominators, _reduce, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._monitor import Monitor
+from distloss._terms import Carried
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -203,32 +204,30 @@ class DistributedOptimizer(_KerasOptimizer):
     def _sums_of(self, local: list[Gradient]) -> list[Gradient]:
         """The sums over replicas; of a step that carries its denominator, divided."""
         name = f"gradients_{type(self).__bases__[1].__name__}"
-        step = _denominators.current_step()
-        if step is None or step.carried is None:
+        terms = getattr(_denominators.current_step(), "terms", None)
+        if not isinstance(terms, Carried):
             sums = self._replicas.sum_gradients(local, name)
         else:
-            *sums, carried = self._replicas.sum_gradients(
-                [*local, step.carried.local()], name
-            )
-            step.carried.sums = tf.convert_to_tensor(carried)
-            sums = [_divided(gradient, step.carried.sums[1]) for gradient in sums]
+            *sums, carried = self._replicas.sum_gradients([*local, terms.local()], name)
+            terms.sums = tf.convert_to_tensor(carried)
+            sums = [_divided(gradient, terms.sums[1]) for gradient in sums]
         if self.monitor is not None:
             self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums
 
-    def carries_for(self, replicas: Replicas | None) -> bool:
-        """Whether a denominator over `replicas` may travel with the gradients.
+    def sums_each_step_over(self, replicas: Replicas | None) -> bool:
+        """Whether each step makes an update of what these replicas have."""
+        one_step = self._settings.accumulation_steps == 1
+        return one_step and replicas_or_current_strategy(replicas) == self._replicas
 
-        Not over other replicas than those that sum gradients; not where gradients have
-        a scale of their own, which that of sums would exceed; and not where several
-        steps or several optimizers share the sums.
+    @property
+    def divides(self) -> bool:
+        """Whether a step's denominator may travel with its gradients.
+
+        Not where these have a scale of their own, which that of sums would exceed; and
+        not where several optimizers share the sums.
         """
-        return (
-            replicas_or_current_strategy(replicas) == self._replicas
-            and self._settings.accumulation_steps == 1
-            and not isinstance(self, _HOLD_OTHERS)
-            and self._replicas.sums_are_exact
-        )
+        return not isinstance(self, _HOLD_OTHERS) and self._replicas.sums_are_exact
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         # Keras sums here, after it has clipped: what comes was summed before.

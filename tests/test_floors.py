@@ -15,7 +15,7 @@ FLOORS = (
     {"_horovod", "_model_hooks", "_monitor", "_tf_keras"},
     {"_denominators"},
     {"_reduce"},
-    {"_global_loss"},
+    {"_global_loss", "_terms"},
     {"_tf_keras_loss"},
     {"callbacks", "data", "losses", "metrics", "microbatches", "optimizers"},
     {"_steps", "_tf_keras_model"},

@@ -144,29 +144,32 @@ def trained_on_tokens(model):
 
 
 @pytest.mark.parametrize(
-    "kind", ["none", pytest.param("mirrored", marks=since_keras(3, 5))]
+    ("kind", "microbatches"),
+    [
+        ("none", 3),
+        pytest.param("mirrored", 1, marks=since_keras(3, 5)),
+        pytest.param("mirrored", 3, marks=since_keras(3, 5)),
+    ],
 )
-def test_one_loss_in_parts_trains_as_one_device(kind):
+def test_one_loss_trains_as_one_device(kind, microbatches):
     with strategy_of(kind).scope():
         model = of_tokens_only()
-    prepare(model, microbatches=3)
+    prepare(model, microbatches=microbatches)
     assert_same(trained_on_tokens(model), trained_on_tokens(of_tokens_only()))
 
 
-def collectives_of_a_step(optimizer=lambda: "sgd", **options):
+def collectives_of_a_step(make, outputs=1, **options):
     """How many collectives one replica takes part in, and in its loops."""
     strategy = strategy_of("collective")
+    batch = tf.ones((8, 2)), [tf.ones((8, 1))] * outputs
     with strategy.scope():
-        model = small(optimizer())
-    prepare(model, **options)
-    batch = tf.ones((8, 2)), tf.ones((8, 1))
+        model = prepare(make(), **options)
+        model._symbolic_build(data_batch=batch)
 
     @tf.function(autograph=False)
     def step():
         strategy.run(model.train_step, (batch,))
 
-    with strategy.scope():
-        model._symbolic_build(data_batch=batch)
     graph = step.get_concrete_function().graph.as_graph_def()
     bodies = [graph.node, *(body.node_def for body in graph.library.function)]
     names = [node.op for body in bodies for node in body]
@@ -175,20 +178,35 @@ def collectives_of_a_step(optimizer=lambda: "sgd", **options):
 
 
 def scaled():
-    return optimizers.LossScaleOptimizer(optimizers.SGD())
+    return small(optimizers.LossScaleOptimizer(optimizers.SGD()))
 
 
 @since_keras(3, 8)
 def test_the_denominator_of_a_step_travels_with_its_gradients():
-    assert collectives_of_a_step(lambda: optimizers.Adam(global_clipnorm=1.0)) == 1
+    clipped = lambda: small(optimizers.Adam(global_clipnorm=1.0))  # noqa: E731
+    assert collectives_of_a_step(clipped) == 1
     # the gradients of sums would be too large
     assert collectives_of_a_step(scaled) == 2
 
 
 @since_keras(3, 8)
+def test_several_denominators_of_a_step_are_one_sum():
+    """Of two losses and an added one, with what is reported; then the gradients."""
+
+    def two_losses():
+        inputs = keras.Input((2,))
+        hidden = Adds()(layers.Dense(3)(inputs))
+        model = keras.Model(inputs, [layers.Dense(1)(hidden) for _ in range(2)])
+        model.compile("sgd", ["mse", "mae"])
+        return model
+
+    assert collectives_of_a_step(two_losses, outputs=2) == 2
+
+
+@since_keras(3, 8)
 def test_a_step_in_parts_has_no_more_collectives_however_many_they_are():
     for microbatches in (2, 5):
-        assert collectives_of_a_step(microbatches=microbatches) == 1
+        assert collectives_of_a_step(small, microbatches=microbatches) == 1
         # denominators, gradients, and what is reported
         assert collectives_of_a_step(scaled, microbatches=microbatches) == 3
 
@@ -209,6 +227,19 @@ Y = RNG.normal(size=(20, 1)).astype("float32")
 def fit(model, epochs=1, **options):
     options = {"batch_size": 8, "shuffle": False, "verbose": 0, **options}
     return model.fit(X, Y, epochs=epochs, **options).history
+
+
+@since_keras(3, 5)
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_fixed_loss_scale_is_no_part_of_the_update(microbatches, four):
+    one_device = small(optimizers.SGD(0.1))
+    with four.scope():
+        model = small(optimizers.SGD(0.1, loss_scale_factor=64.0))
+    prepare(model, microbatches=microbatches)
+    wanted, got = ({**fit(m), "weights": m.get_weights()} for m in (one_device, model))
+    np.testing.assert_allclose(got["loss"], wanted["loss"], rtol=1e-5)
+    for weight, other in zip(got["weights"], wanted["weights"], strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
 
 
 def test_preparing_twice_changes_nothing():
