@@ -196,7 +196,9 @@ def _train_step_in_sums(
         loss = unseen_by(_trackers(model), loss_of, x, y, y_pred, sample_weight)
         scaled = _scaled(model, replicas, loss)
     if is_one:
-        whole = _update_in_one_sum(model, step.terms, tape, loss, scaled)
+        step.terms.total = loss
+        _apply(model, _gradients(tape, scaled, model))
+        whole = step.terms.mean()
     else:
         step.terms.sum(replicas)
         unit = _scaled(model, replicas, tf.ones_like(loss))
@@ -204,19 +206,6 @@ def _train_step_in_sums(
         _track(model, step.terms.means(), x)
     model._loss_tracker.update_state(whole, sample_weight=step.rows)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-
-
-def _update_in_one_sum(
-    model: keras.Model,
-    terms: Carried,
-    tape: tf.GradientTape,
-    loss: tf.Tensor,
-    scaled: tf.Tensor,
-) -> tf.Tensor:
-    """Updates, with the denominator among the gradients; the whole batch's loss."""
-    terms.total = loss
-    _apply(model, _gradients(tape, scaled, model))
-    return terms.mean()
 
 
 def _update_by_terms(
