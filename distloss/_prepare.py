@@ -45,10 +45,12 @@ def prepare(
 
     **Micro-batches.** Each replica cuts its rows into `microbatches` parts and sums
     their gradients before one update. Memory holds the activations of one part, and
-    the result is that of the whole batch: denominators are counted before the first
-    part, in a forward pass that computes little more than masks. Rows that do not
-    divide make parts of unequal size; fewer rows than parts, fewer parts. Layers that
-    look at other rows of the batch (`BatchNormalization`) see the rows of a part.
+    the result is that of the whole batch. One loss is divided after the sum; where
+    there are several, where layers add losses, under a `LossScaleOptimizer` and in
+    eager mode, denominators are counted before the first part, in a forward pass of
+    their own. Rows that do not divide make parts of unequal size; fewer rows than
+    parts, fewer parts. Layers that look at other rows of the batch
+    (`BatchNormalization`) see the rows of a part.
 
     **tf-keras.** A compiled `tf_keras.Model` (Keras 2) is prepared in the same way, for
     the replicas of a strategy.

@@ -89,10 +89,7 @@ def shaped(gradient: Any, variable: Any) -> Any:
 
 
 def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:
-    """W_r of each loss that `forward` computes for a part and its data.
-
-    A graph computes what masks need for it, and little else.
-    """
+    """W_r of each loss that `forward` computes for a part and its data."""
 
     def count(data: Any) -> tf.Tensor:
         part = Part(cut(data, 1).rows, tf.ones(()))  # of all rows, no matter how many
