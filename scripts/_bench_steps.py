@@ -1,5 +1,7 @@
 """Training steps to compare: by hand, with distloss, and those of Keras' `fit`."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 from _bench_models import MODELS, crossentropy
@@ -29,23 +31,23 @@ def distributed(strategy, arrays):
     return tuple(part(array) for array in arrays)
 
 
-def built_with(policy, build, rows):
-    """What `build` makes while this is the dtype policy of new layers."""
+@contextlib.contextmanager
+def layers_of(policy):
+    """New layers have this dtype policy."""
+    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        return build(rows)
+        yield
     finally:
-        keras.config.set_dtype_policy("float32")
+        keras.config.set_dtype_policy(before)
 
 
 class LoopStep:
     """One step of a custom loop, traced."""
 
-    def __init__(
-        self, strategy, name, loss_of, optimizer=None, rows=64, policy="float32"
-    ):
+    def __init__(self, strategy, name, loss_of, optimizer=None, rows=64):
         with strategy.scope():
-            model, x, y = built_with(policy, MODELS[name], rows)
+            model, x, y = MODELS[name](rows)
             update = (optimizer or plain_sgd)()
             update.build(model.trainable_variables)
         self._batch = distributed(strategy, (x, y))

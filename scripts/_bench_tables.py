@@ -8,6 +8,8 @@ from matplotlib import pyplot as plt
 
 def table(question, rows):
     """Markdown."""
+    if not rows:
+        return f"\n{question}\n\nnothing was measured"
     flat = [flattened(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     lines = [f"\n{question}\n", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]

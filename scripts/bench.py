@@ -19,7 +19,7 @@ import time
 
 import keras
 import tensorflow as tf
-from _bench_model import predictions
+from _bench_model import fitted, predictions
 from _bench_models import MODELS
 from _bench_pairs import compared
 from _bench_steps import (
@@ -28,6 +28,7 @@ from _bench_steps import (
     by_hand_counted,
     by_hand_static,
     counted,
+    layers_of,
     plain_sgd,
     static,
 )
@@ -98,10 +99,11 @@ def optimizer(options):
             if rule.endswith("mixed_float16"):
                 policy, rows = "mixed_float16", rows // 8  # float16 is slow on a CPU
             wrap = lambda make=make: distloss.DistributedOptimizer(make())  # noqa: E731
-            bare, wrapped = (
-                LoopStep(strategy, "mlp", static(rows), each, rows, policy)
-                for each in (make, wrap)
-            )
+            with layers_of(policy):
+                bare, wrapped = (
+                    LoopStep(strategy, "mlp", static(rows), each, rows)
+                    for each in (make, wrap)
+                )
             row = {"rule": rule, "replicas": count, "rows": rows}
             found.append(row | compared(bare, {"distributed": wrapped}, options.pairs))
     return found
@@ -168,6 +170,11 @@ def horovod(options):
     return found
 
 
+def messages(options):
+    """All-reduces of several sizes as Horovod took them here, and the fitted line."""
+    return fitted(options.results)
+
+
 def start(_options):
     """Seconds and memory to import, to print help, and to audit a small model."""
     example = f"{ROOT / 'examples' / 'audit_example.py'}:build"
@@ -194,7 +201,17 @@ def larger(options):
 
 QUESTIONS = {
     f.__name__: f
-    for f in (loss, fit, optimizer, microbatches, growth, horovod, start, larger)
+    for f in (
+        loss,
+        fit,
+        optimizer,
+        microbatches,
+        growth,
+        horovod,
+        messages,
+        start,
+        larger,
+    )
 }
 
 
