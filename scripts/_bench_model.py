@@ -9,9 +9,13 @@ with alpha the latency of one message and beta the seconds per byte (Thakur,
 Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH,
 2005). Of a scalar only alpha matters. Exposed, it is waited for; hidden, it runs while
 the forward pass does; packed, it is 8 more bytes of the gradients' own all-reduce.
+
+For a fixed p both are a line a + b n, which is fitted to what was measured here.
 """
 
 import math
+
+import numpy as np
 
 # Latency of an all-reduce of 8 bytes, microseconds, by number of GPUs (8 a node), from
 # the constants of NCCL 2.11: https://github.com/NVIDIA/nccl/blob/v2.11.4-1/src/graph/tuning.cc
@@ -58,3 +62,32 @@ def predictions(results):
         own["measured_percent"] = round(100 * (row["loop"]["ratio"] - 1), 2)
         found.append({"network": "gloo, here", **own})
     return found
+
+
+def fitted(results):
+    """Per size of an all-reduce: what was measured, and the line of that launch."""
+    found = []
+    for launch in results.get("horovod", []):
+        measured = {int(n): ms for n, ms in launch.get("all_reduce_ms", {}).items()}
+        if not measured:
+            continue
+        latency, per_byte = line_through(measured)
+        for size, ms in measured.items():
+            row = {"processes": launch["processes"], "bytes": size, "measured_ms": ms}
+            row["predicted_ms"] = round(latency + per_byte * size, 3)
+            row["a_ms"], row["b_ms_per_mb"] = (
+                round(latency, 3),
+                round(1e6 * per_byte, 3),
+            )
+            found.append(row)
+    return found
+
+
+def line_through(measured):
+    """The a and b of a + b n with the smallest squares of relative errors.
+
+    Of absolute errors, the largest message alone would decide, and a could be negative.
+    """
+    sizes, times = (np.array(list(x), float) for x in (measured, measured.values()))
+    lines = np.stack([np.ones_like(sizes), sizes], axis=1) / times[:, None]
+    return map(float, np.linalg.lstsq(lines, np.ones_like(sizes))[0])

@@ -1,6 +1,6 @@
 """Training steps to compare: by hand, with distloss, and those of Keras' `fit`."""
 
-import time
+import contextlib
 
 import keras
 import tensorflow as tf
@@ -8,6 +8,11 @@ from _bench_models import MODELS, crossentropy
 from _bench_pairs import operations
 
 import distloss
+
+# Steps of `fit` are kept until the program ends, and it ends without destroying them:
+# an iterator over many replicas that lived for seconds takes up to a minute to be
+# destroyed, because it waits for the thread of tf.data that tunes it.
+_KEPT = []
 
 
 def distributed(strategy, arrays):
@@ -26,13 +31,19 @@ def distributed(strategy, arrays):
     return tuple(part(array) for array in arrays)
 
 
-class LoopStep:
-    """One step of a custom loop, traced.
+@contextlib.contextmanager
+def layers_of(policy):
+    """New layers have this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
-    Attributes:
-      trace_seconds: how long tracing took.
-      operations: how many the graph has, with those of its functions.
-    """
+
+class LoopStep:
+    """One step of a custom loop, traced."""
 
     def __init__(self, strategy, name, loss_of, optimizer=None, rows=64):
         with strategy.scope():
@@ -49,18 +60,24 @@ class LoopStep:
             update.apply(gradients, model.trainable_variables)
             return loss
 
-        @tf.function
         def step(batch):
             return strategy.reduce("SUM", strategy.run(replica, args=batch), axis=None)
 
-        started = time.perf_counter()
-        graph = step.get_concrete_function(self._batch).graph
-        self.trace_seconds = time.perf_counter() - started
-        self.operations = len(operations(graph))
-        self._step = step
+        self._python_step = step
+        self._step = tf.function(step)
+        self._step.get_concrete_function(self._batch)
 
     def __call__(self):
         float(self._step(self._batch))
+
+    def trace(self):
+        """Traces anew; the step that is called stays as it was."""
+        tf.function(self._python_step).get_concrete_function(self._batch)
+
+    @property
+    def operations(self):
+        """How many the graph has, with those of its functions."""
+        return len(operations(self._step.get_concrete_function(self._batch).graph))
 
 
 class FitStep:
@@ -73,18 +90,31 @@ class FitStep:
             model.compile((optimizer or plain_sgd)(), crossentropy(), jit_compile=False)
             if prepared:
                 distloss.prepare(model, **prepared)
-        self.model = model
+        self.model, self._strategy = model, strategy
         model.fit(x, y, rows, shuffle=False, verbose=0)  # which builds
         data = tf.data.Dataset.from_tensors((x, y)).repeat()
         self._batches = iter(strategy.experimental_distribute_dataset(data))
-        started = time.perf_counter()
-        model.make_train_function(force=True)
-        self()
-        self.trace_seconds = time.perf_counter() - started
+        self.trace()
+        _KEPT.append(self)
 
     def __call__(self):
         self.model.train_function(self._batches)
         self.model._loss_tracker.count.numpy()  # waits until the step is done
+
+    def trace(self):
+        """Makes the train function anew, which its first step traces."""
+        self.model.make_train_function(force=True)
+        self()
+
+    @property
+    def operations(self):
+        """How many the graph of a step has, with those of its functions."""
+
+        @tf.function
+        def step(batches):
+            return self._strategy.run(self.model.train_step, args=(next(batches),))
+
+        return len(operations(step.get_concrete_function(self._batches).graph))
 
 
 def plain_sgd(**options):

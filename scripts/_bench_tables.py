@@ -8,6 +8,8 @@ from matplotlib import pyplot as plt
 
 def table(question, rows):
     """Markdown."""
+    if not rows:
+        return f"\n{question}\n\nnothing was measured"
     flat = [flattened(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     lines = [f"\n{question}\n", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
@@ -16,11 +18,17 @@ def table(question, rows):
 
 
 def flattened(row):
-    """`{"a": {"ratio": 1, "middle_half": [0, 2]}}` as `{"a": "1 (0 to 2)"}`."""
+    """`{"a": {"ratio": 1, "middle_half": [0, 2]}}` as `{"a": "1 (0 to 2)"}`.
+
+    Other dicts, as `{"collectives": {"plain": 8, "loop": 9}}`, take one cell.
+    """
     found = {}
     for name, value in row.items():
         if not isinstance(value, dict):
             found[name] = value
+            continue
+        if not {"ratio", "ms"} & set(value):
+            found[name] = ", ".join(f"{key}: {number}" for key, number in value.items())
             continue
         rest = dict(value)
         if "ratio" in rest:

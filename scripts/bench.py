@@ -19,7 +19,7 @@ import time
 
 import keras
 import tensorflow as tf
-from _bench_model import predictions
+from _bench_model import fitted, predictions
 from _bench_models import MODELS
 from _bench_pairs import compared
 from _bench_steps import (
@@ -28,6 +28,7 @@ from _bench_steps import (
     by_hand_counted,
     by_hand_static,
     counted,
+    layers_of,
     plain_sgd,
     static,
 )
@@ -37,6 +38,8 @@ from _replicas import configure, strategy_of
 import distloss
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The models of `microbatches`, and how many times --rows: parts of a size that is used.
+PARTED = {"mlp": 16, "transformer_block": 4}
 
 
 def loss(options):
@@ -54,9 +57,7 @@ def loss(options):
             by_hand = steps.pop("plain")
             row = {"model": name, "replicas": count}
             row |= compared(by_hand, steps, options.pairs)
-            for way, step in steps.items():
-                row[way]["trace_ratio"] = ratio(step, by_hand, "trace_seconds")
-                row[way]["operations_ratio"] = ratio(step, by_hand, "operations")
+            add_graphs(row, by_hand, steps, options.traces)
             found.append(row)
     return found
 
@@ -74,42 +75,63 @@ def fit(options):
                 ours = FitStep(strategy, name, rule, rows, microbatches=1)
                 row = {"model": name, "replicas": count, "clipping": bool(clip)}
                 row |= compared(plain, {"prepare": ours}, options.pairs)
-                row["prepare"]["trace_ratio"] = ratio(ours, plain, "trace_seconds")
+                add_graphs(row, plain, {"prepare": ours}, options.traces)
                 found.append(row)
     return found
 
 
 def optimizer(options):
     """DistributedOptimizer against the bare one, in the same loop."""
+    scaled = lambda: keras.optimizers.LossScaleOptimizer(  # noqa: E731
+        keras.optimizers.Adam()
+    )
     rules = {
         "sgd": plain_sgd,
         "adam, clipped": lambda: keras.optimizers.Adam(global_clipnorm=1.0),
-        "adam, loss scale": lambda: keras.optimizers.LossScaleOptimizer(
-            keras.optimizers.Adam()
-        ),
+        "adam, loss scale": scaled,
+        "adam, mixed_float16": scaled,
     }
     found = []
     for rule, make in rules.items():
         for count in options.replicas:
             strategy, rows = strategy_of(count), options.rows
-            bare = LoopStep(strategy, "mlp", static(rows), make, rows)
+            policy = "float32"
+            if rule.endswith("mixed_float16"):
+                policy, rows = "mixed_float16", rows // 8  # float16 is slow on a CPU
             wrap = lambda make=make: distloss.DistributedOptimizer(make())  # noqa: E731
-            wrapped = LoopStep(strategy, "mlp", static(rows), wrap, rows)
-            row = {"rule": rule, "replicas": count}
+            with layers_of(policy):
+                bare, wrapped = (
+                    LoopStep(strategy, "mlp", static(rows), each, rows)
+                    for each in (make, wrap)
+                )
+            row = {"rule": rule, "replicas": count, "rows": rows}
             found.append(row | compared(bare, {"distributed": wrapped}, options.pairs))
     return found
 
 
 def microbatches(options):
-    """A prepared model that takes a batch in 4 parts, against the whole batch."""
+    """A prepared model that takes a batch in 4 parts, against the whole batch.
+
+    And against 4 steps of plain Keras with a quarter of the rows, which are 4 updates:
+    what anybody would do who has no memory for the whole batch.
+    """
     found = []
-    for count in options.replicas:
-        whole, parts = (
-            FitStep(strategy_of(count), "mlp", rows=4 * options.rows, microbatches=k)
-            for k in (1, 4)
-        )
-        row = {"model": "mlp", "replicas": count}
-        found.append(row | compared(whole, {"4 parts": parts}, options.pairs))
+    for name, times in PARTED.items():
+        if name not in options.models:
+            continue
+        rows = times * options.rows
+        for count in (n for n in options.replicas if n <= 4):
+            strategy = strategy_of(count)
+            whole, parts = (
+                FitStep(strategy, name, rows=rows, microbatches=k) for k in (1, 4)
+            )
+            quarter = FitStep(strategy, name, rows=rows // 4)
+            ways = {
+                "4 parts": parts,
+                "4 separate steps": lambda step=quarter: [step() for _ in range(4)],
+            }
+            row = {"model": name, "replicas": count, "rows": rows}
+            found.append(row | compared(whole, ways, options.pairs))
     return found
 
 
@@ -121,7 +143,9 @@ def growth(options):
         plain = FitStep(strategy, "mlp", rows=rows)
         ours = FitStep(strategy, "mlp", rows=rows, microbatches=1)
         row = {"replicas": count, **compared(plain, {"prepare": ours}, options.pairs)}
-        row["prepare"]["trace_ratio"] = ratio(ours, plain, "trace_seconds")
+        # Many replicas take long to trace.
+        traces = options.traces if count < 16 else min(options.traces, 3)
+        add_graphs(row, plain, {"prepare": ours}, traces)
         found.append(row)
     return found
 
@@ -146,8 +170,13 @@ def horovod(options):
     return found
 
 
+def messages(options):
+    """All-reduces of several sizes as Horovod took them here, and the fitted line."""
+    return fitted(options.results)
+
+
 def start(_options):
-    """Seconds to import, to print help, and to audit a small model; memory of that."""
+    """Seconds and memory to import, to print help, and to audit a small model."""
     example = f"{ROOT / 'examples' / 'audit_example.py'}:build"
     commands = {
         "python -c pass": ["-c", "pass"],
@@ -156,13 +185,12 @@ def start(_options):
         "distloss audit --help": ["-m", "distloss", "audit", "--help"],
         "distloss audit, 1,2,4": ["-m", "distloss", "audit", example],
     }
+    measured = ROOT / "scripts" / "_cost_of.py"
     found = []
     for name, arguments in commands.items():
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
-        found.append(
-            {"command": name, "seconds": round(time.perf_counter() - started, 2)}
-        )
+        command = [sys.executable, measured, sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append({"command": name, **json.loads(done.stdout)})
     return found
 
 
@@ -173,13 +201,28 @@ def larger(options):
 
 QUESTIONS = {
     f.__name__: f
-    for f in (loss, fit, optimizer, microbatches, growth, horovod, start, larger)
+    for f in (
+        loss,
+        fit,
+        optimizer,
+        microbatches,
+        growth,
+        horovod,
+        messages,
+        start,
+        larger,
+    )
 }
 
 
-def ratio(ours, plain, name):
-    """Of an attribute of two steps."""
-    return round(getattr(ours, name) / getattr(plain, name), 3)
+def add_graphs(row, plain, others, traces):
+    """Adds to a row what the graphs of steps cost: time to trace, and operations."""
+    ways = {name: step.trace for name, step in others.items()}
+    traced = compared(plain.trace, ways, traces)
+    plain_operations = plain.operations
+    for name, step in others.items():
+        row[name]["trace_ratio"] = round(traced[name]["ratio"], 3)
+        row[name]["operations_ratio"] = round(step.operations / plain_operations, 3)
 
 
 def parsed(arguments):
@@ -191,10 +234,11 @@ def parsed(arguments):
     add("--only", type=names, default=list(QUESTIONS), help=", ".join(QUESTIONS))
     add("--models", type=names, default=list(MODELS), help=", ".join(MODELS))
     add("--replicas", type=counts, default=[1, 2, 4, 8])
-    add("--growth", type=counts, default=[1, 2, 4, 8, 16])
+    add("--growth", type=counts, default=[1, 2, 4, 8, 16, 32])
     add("--processes", type=counts, default=[2, 3], help="of Horovod")
     add("--rows", type=int, default=512, help="of a batch, over all replicas")
     add("--pairs", type=int, default=40, help="rounds of each comparison")
+    add("--traces", type=int, default=5, help="rounds of each comparison of tracing")
     add("--toy", action="store_true", help="little of each: to see that it runs")
     add("--output", type=pathlib.Path, default=pathlib.Path("bench.json"))
     add("--pictures", type=pathlib.Path, help="a folder for PNG files")
@@ -205,6 +249,7 @@ def parsed(arguments):
     if options.toy:
         options.models, options.replicas, options.growth = ["mlp"], [2], [2]
         options.processes, options.pairs = [2], 3
+        options.rows, options.traces = 64, 2
     return options
 
 
@@ -239,3 +284,6 @@ def main(arguments=None):
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # without destroying iterators, which takes minutes: _bench_steps.py
