@@ -22,13 +22,13 @@ class Carried:
     Attributes:
       total: local float scalar, S_r with what else is optimised, set by the step.
       weight: local float scalar, W_r.
-      sums: global float `[2]`, the sums of both, set by the optimizer.
+      sums: global float scalars, S and W, set by the optimizer.
       note: who wants to know W, once it is known.
     """
 
     total: tf.Tensor
     weight: tf.Tensor
-    sums: tf.Tensor
+    sums: list[tf.Tensor]
     note: _Note
 
     def take(self, total: tf.Tensor, weight: tf.Tensor, note: _Note) -> tf.Tensor:
@@ -42,7 +42,7 @@ class Carried:
 
     def mean(self) -> tf.Tensor:
         """The loss of the whole batch, after the update."""
-        total, denominator = tf.unstack(self.sums)
+        total, denominator = self.sums
         self.note(denominator)
         return _reduce.share(total, denominator)
 

@@ -209,8 +209,9 @@ class DistributedOptimizer(_KerasOptimizer):
             sums = self._replicas.sum_gradients(local, name)
         else:
             *sums, carried = self._replicas.sum_gradients([*local, terms.local()], name)
-            terms.sums = tf.convert_to_tensor(carried)
-            sums = [_divided(gradient, terms.sums[1]) for gradient in sums]
+            terms.sums = tf.unstack(tf.convert_to_tensor(carried))
+            part = _reduce.share(tf.ones_like(terms.sums[1]), terms.sums[1])
+            sums = [_times(gradient, part) for gradient in sums]
         if self.monitor is not None:
             self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums
@@ -504,11 +505,11 @@ def _as_gradient(gradient: Any) -> Gradient:
     return tf.convert_to_tensor(gradient)
 
 
-def _divided(gradient: Gradient, denominator: tf.Tensor) -> Gradient:
+def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
-        values = _divided(gradient.values, denominator)
+        values = _times(gradient.values, factor)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return _reduce.share(gradient, tf.cast(denominator, gradient.dtype))
+    return gradient * tf.cast(factor, gradient.dtype)
 
 
 def _refuse_horovods_own(optimizer: Any) -> None:
