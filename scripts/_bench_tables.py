@@ -5,6 +5,18 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+TITLES = {
+    "loss": "DistributedLoss in a loop, against compute_average_loss by hand",
+    "fit": "fit of a prepared model, against that of plain Keras",
+    "optimizer": "DistributedOptimizer, against the bare one",
+    "microbatches": "A batch in 4 parts, against the whole batch",
+    "growth": "fit of a prepared model on more replicas, against plain Keras",
+    "horovod": "Horovod, against its tape with losses scaled by hand",
+    "messages": "An all-reduce of Horovod on this machine",
+    "start": "Seconds to start, one run each",
+    "larger": "Expected cost of a denominator that is waited for",
+}
+
 
 def table(question, rows):
     """Markdown."""
@@ -40,12 +52,16 @@ def flattened(row):
 
 
 def pictures(results, folder):
-    """One picture per question that has ratios."""
+    """One picture per question."""
+    others = {"larger": _predicted, "messages": _messages, "start": _start}
     for question, rows in results.items():
-        if question == "larger":
-            _predicted(rows, folder / f"{question}.png")
-        elif isinstance(rows, list) and any(_ratios(row) for row in rows):
-            _ratios_of(question, rows, folder / f"{question}.png")
+        draw = others.get(question, _ratios_of)
+        if question != "versions" and rows:
+            figure = draw(rows)
+            figure.axes[0].set_title(TITLES[question])
+            figure.tight_layout()
+            figure.savefig(folder / f"{question}.png", dpi=120)
+            plt.close(figure)
 
 
 def _ratios(row):
@@ -58,12 +74,12 @@ def _words(row):
         if value is True:
             yield name
         elif isinstance(value, int) and value is not False:
-            yield f"{value} {name}"
+            yield f"{value} {name.removesuffix('s') if value == 1 else name}"
         elif isinstance(value, str):
             yield value.replace("_", " ")
 
 
-def _ratios_of(question, rows, path):
+def _ratios_of(rows):
     names = [", ".join(_words(row)) for row in rows]
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1.6))
     ways = list(dict.fromkeys(way for row in rows for way in _ratios(row)))
@@ -80,14 +96,39 @@ def _ratios_of(question, rows, path):
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlabel("time of a step, relative to the plain way (middle half of pairs)")
-    axes.set_title(question)
     axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
-def _predicted(rows, path):
+def _messages(rows):
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for count in sorted({row["processes"] for row in rows}):
+        own = [row for row in rows if row["processes"] == count]
+        sizes = [row["bytes"] for row in own]
+        measured = [row["measured_ms"] for row in own]
+        predicted = [row["predicted_ms"] for row in own]
+        (line,) = axes.plot(sizes, predicted, lw=1, label=f"{count} processes: a + b n")
+        axes.plot(sizes, measured, "o", color=line.get_color(), label="measured")
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("bytes")
+    axes.set_ylabel("ms")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _start(rows):
+    figure, axes = plt.subplots(figsize=(7, 3))
+    names = [f"{row['command']} ({row['peak_mb']} MB)" for row in rows]
+    bars = axes.barh(names, [row["seconds"] for row in rows])
+    axes.bar_label(bars, padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds (in brackets: peak memory of the largest process)")
+    return figure
+
+
+def _predicted(rows):
     figure, axes = plt.subplots(figsize=(7, 4))
     for network in ("NCCL", "gloo over TCP"):
         for step_ms, line in (10, "-"), (100, "--"):
@@ -101,8 +142,5 @@ def _predicted(rows, path):
     axes.set_yscale("log")
     axes.set_xlabel("devices")
     axes.set_ylabel("% of the step")
-    axes.set_title("Expected cost of a denominator that is waited for")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure

@@ -1,6 +1,6 @@
 """What distloss costs: JSON, a table, and a picture for each question.
 
-    scripts/bench                             # everything: half an hour on 2 cores
+    scripts/bench                             # everything: most of an hour on 2 cores
     scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
     scripts/bench --toy                       # only shows that it still runs
 
