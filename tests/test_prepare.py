@@ -32,7 +32,11 @@ DATA = INPUTS, TARGETS, (WEIGHT[:, np.newaxis], WEIGHT[::-1].copy())
 
 
 class Adds(layers.Layer):
-    """Adds a mean over rows, and one over the weighted data, to the loss."""
+    """Adds a mean over rows to the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
 
     def call(self, x):
         self.add_loss(keras.ops.mean(keras.ops.square(x)))
@@ -124,11 +128,13 @@ def test_the_comparison_rejects_parts_with_their_own_denominators(
         assert_same(trained(prepare(compiled(), microbatches=3)), one_device)
 
 
-def of_tokens_only():
+def of_tokens_only(*more_layers):
     """One loss of masked tokens, so that a step knows one denominator."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((TOKENS,), dtype="int32")
     hidden = layers.Embedding(WORDS, 4, mask_zero=True)(inputs)
+    for layer in more_layers:
+        hidden = layer(hidden)
     outputs = layers.Dense(1, kernel_regularizer="l2")(hidden)
     model = keras.Model(inputs, outputs)
     rule = optimizers.SGD(0.1, momentum=0.9)
@@ -156,6 +162,15 @@ def test_one_loss_trains_as_one_device(kind, microbatches):
         model = of_tokens_only()
     prepare(model, microbatches=microbatches)
     assert_same(trained_on_tokens(model), trained_on_tokens(of_tokens_only()))
+
+
+@since_keras(3, 5)
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_a_layer_that_adds_a_loss_brings_another_denominator(microbatches):
+    with strategy_of("mirrored").scope():
+        model = of_tokens_only(Adds())
+    prepare(model, microbatches=microbatches)
+    assert_same(trained_on_tokens(model), trained_on_tokens(of_tokens_only(Adds())))
 
 
 def collectives_of_a_step(make, outputs=1, **options):
