@@ -162,6 +162,8 @@ def _count_alike(model: keras.Model) -> bool:
     losses = _losses_of(model)
     return (
         _keras_versions.TRACKERS_MULTIPLY
+        # unlike a LossScaleOptimizer around one, until that is built
+        and isinstance(model.optimizer, DistributedOptimizer)
         and any(loss.global_batch_size is None for loss in losses)
         and all(model.optimizer.sums_each_step_over(loss.replicas) for loss in losses)
     )

@@ -94,7 +94,9 @@ def test_horovods_own_optimizer_trains_a_model_per_process(three):
         assert_equal_ranks(results, tolerance=1e-2)
 
 
-@pytest.mark.parametrize("check", ["prepared_whole", "prepared_in_parts"])
+@pytest.mark.parametrize(
+    "check", ["prepared_whole", "prepared_in_parts", "prepared_under_a_loss_scale"]
+)
 def test_prepare_alone_trains_and_reports_as_one_process(three, check):
     losses = [keras.losses.MeanSquaredError(reduction=r) for r in (MEAN, WEIGHTED)]
     model = problem.two_outputs(OPTIMIZERS["Adam"](), losses)

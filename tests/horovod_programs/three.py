@@ -56,9 +56,9 @@ def fit_with_horovods_own_optimizer():
     return problem.fitted(problem.dense(optimizer, "mse"), mine())
 
 
-def fit_prepared(microbatches):
+def fit_prepared(microbatches, optimizer=None):
     losses = [keras.losses.MeanSquaredError(reduction=r) for r in (MEAN, WEIGHTED)]
-    model = problem.two_outputs(OPTIMIZERS["Adam"](), losses)
+    model = problem.two_outputs(optimizer or OPTIMIZERS["Adam"](), losses)
     distloss.prepare(model, replicas=REPLICAS, microbatches=microbatches)
     data = problem.two_targets(problem.dealt(hvd.rank()))
     result = problem.fitted(model, data, validation_data=data)
@@ -287,11 +287,18 @@ def prepared_in_parts():
     return fit_prepared(2)
 
 
+def prepared_under_a_loss_scale():
+    """Which is not ours until it is built, in the first step."""
+    inner = DistributedOptimizer(OPTIMIZERS["Adam"](), replicas=REPLICAS)
+    return fit_prepared(1, keras.optimizers.LossScaleOptimizer(inner))
+
+
 CHECKS = (
     fit_with_wrappers,
     fit_with_horovods_own_optimizer,
     prepared_whole,
     prepared_in_parts,
+    prepared_under_a_loss_scale,
     averaging_tape,
     summing_tape,
     embeddings,
