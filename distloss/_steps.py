@@ -103,24 +103,21 @@ def _weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Ten
     Keras divides it by the number of replicas, which is right as a report, since its
     loss tracker weighs by rows.
     """
+    step = _denominators.current_step()
+    if step is not None and (isinstance(step, Part) or replicas.count() > 1):
+        _refuse_sums_over_rows(model)
+    if step is not None and step.terms is not None:
+        return step.terms.take_mean(tf.reduce_sum(added), step.rows)
     if _keras_versions.TRACKERS_MULTIPLY:
         reported = type(model)._aggregate_additional_loss(model, added)
     else:
         reported = tf.reduce_sum(tf.cast(added, keras.config.floatx()))
-    step = _denominators.current_step()
     if step is None:  # while Keras builds
         return reported
-    if isinstance(step, Part) or replicas.count() > 1:
-        _refuse_sums_over_rows(model)
     has_rows = step.rows > 0  # the mean of none is NaN
-    if isinstance(step.terms, Carried):  # regularisers, W_r times, which W divides
-        return tf.reduce_sum(added) * tf.cast(step.terms.weight, added.dtype)
     reported, added = (
         tf.where(has_rows, loss, tf.zeros_like(loss)) for loss in (reported, added)
     )
-    if isinstance(step.terms, Gathered):
-        total = tf.reduce_sum(added) * tf.cast(step.rows, added.dtype)
-        return step.terms.take(total, step.rows)
     share = tf.cast(_reduce.share(step.rows, _all_rows(step, replicas)), added.dtype)
     weighed = tf.reduce_sum(added) * share
     if isinstance(step, Part):
@@ -175,7 +172,7 @@ def _has_one_denominator(model: keras.Model) -> bool:
         _count_alike(model)
         and len(losses) == 1
         and losses[0].counts
-        and model.optimizer.divides
+        and model.optimizer.carries
         and bool(model.trainable_weights)
     )
 

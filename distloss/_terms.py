@@ -36,6 +36,10 @@ class Carried:
         self.weight, self.note = weight, note
         return total
 
+    def take_mean(self, mean: tf.Tensor, _rows: tf.Tensor) -> tf.Tensor:
+        """What is added to it, the same on all replicas: W_r times, which W divides."""
+        return mean * tf.cast(self.weight, mean.dtype)
+
     def local(self) -> tf.Tensor:
         """What is summed with the gradients, `[2]`."""
         return tf.stack([self.total, tf.cast(self.weight, self.total.dtype)])
@@ -85,6 +89,11 @@ class Gathered:
             return tf.identity(value), gradient
 
         return divided_later(total)
+
+    def take_mean(self, mean: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """A mean over local rows: a loss that weighs as many as there are."""
+        mean = tf.where(rows > 0, mean, tf.zeros_like(mean))  # that of none is NaN
+        return self.take(mean * tf.cast(rows, mean.dtype), rows)
 
     def sum(self, replicas: Replicas) -> None:
         """Sums all, by one collective of a vector."""

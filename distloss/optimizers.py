@@ -211,7 +211,7 @@ class DistributedOptimizer(_KerasOptimizer):
             *sums, carried = self._replicas.sum_gradients([*local, terms.local()], name)
             terms.sums = tf.unstack(tf.convert_to_tensor(carried))
             part = _reduce.share(tf.ones_like(terms.sums[1]), terms.sums[1])
-            sums = [_times(gradient, part) for gradient in sums]
+            sums = [tf.math.scalar_mul(tf.cast(part, g.dtype), g) for g in sums]
         if self.monitor is not None:
             self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums
@@ -222,7 +222,7 @@ class DistributedOptimizer(_KerasOptimizer):
         return one_step and replicas_or_current_strategy(replicas) == self._replicas
 
     @property
-    def divides(self) -> bool:
+    def carries(self) -> bool:
         """Whether a step's denominator may travel with its gradients.
 
         Not where these have a scale of their own, which that of sums would exceed; and
@@ -503,13 +503,6 @@ def _as_gradient(gradient: Any) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.convert_to_tensor(gradient)
-
-
-def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
-    if isinstance(gradient, tf.IndexedSlices):
-        values = _times(gradient.values, factor)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return gradient * tf.cast(factor, gradient.dtype)
 
 
 def _refuse_horovods_own(optimizer: Any) -> None:

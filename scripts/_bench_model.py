@@ -75,10 +75,8 @@ def fitted(results):
         for size, ms in measured.items():
             row = {"processes": launch["processes"], "bytes": size, "measured_ms": ms}
             row["predicted_ms"] = round(latency + per_byte * size, 3)
-            row["a_ms"], row["b_ms_per_mb"] = (
-                round(latency, 3),
-                round(1e6 * per_byte, 3),
-            )
+            row["a_ms"] = round(latency, 3)
+            row["b_ms_per_mb"] = round(1e6 * per_byte, 3)
             found.append(row)
     return found
 

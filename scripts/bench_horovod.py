@@ -16,7 +16,6 @@ import collections
 import json
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import horovod.tensorflow as hvd
 import keras
 import numpy as np
 import tensorflow as tf
-from _bench_pairs import compared, operations, seconds_of
+from _bench_pairs import compared, operations
 
 import distloss
 from distloss import HorovodReplicas
@@ -169,17 +168,11 @@ def all_reduce(size):
 
 def all_reduce_ms(times=20):
     """Per size in bytes, the median time of its all-reduce; sizes alternate."""
-    functions = {str(size): all_reduce(size) for size in SIZES}
-    for function in functions.values():
-        function()
-    rounds = [
-        {size: seconds_of(function) for size, function in functions.items()}
-        for _ in range(times)
-    ]
-    return {
-        size: round(1e3 * statistics.median(each[size] for each in rounds), 3)
-        for size in functions
-    }
+    smallest, *others = SIZES
+    ways = {str(size): all_reduce(size) for size in others}
+    found = compared(all_reduce(smallest), ways, times)
+    found[str(smallest)] = found.pop("plain")
+    return {str(size): found[str(size)]["ms"] for size in SIZES}
 
 
 def main(pairs=40):
