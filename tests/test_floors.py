@@ -12,7 +12,7 @@ FLOORS = (
     {"_errors", "_types"},
     {"_keras_versions"},
     {"replicas"},
-    {"_horovod", "_model_hooks", "_monitor", "_tf_keras"},
+    {"_empty", "_horovod", "_model_hooks", "_monitor", "_tf_keras"},
     {"_denominators"},
     {"_reduce"},
     {"_global_loss", "_terms"},
