@@ -24,22 +24,55 @@ class Announces:
     global_reduction: str
 
 
+class CountFirst(Exception):
+    """A part of a batch needs what is only known once all parts were counted."""
+
+
 class Step:
     """A training step of a prepared model on one replica, being traced or run.
 
     Attributes:
       rows: local float32 scalar, the rows of this replica.
+      static_rows: the same as an int where it is known, or None.
       all_rows: global float32 scalar, the rows of all replicas, where known.
+      may_be_empty: whether this replica may be one without rows, which computes with a
+        row of zeros instead (see `_empty`).
+      inputs: what the model computes with.
+      y_pred: what it predicted.
+      is_evaluated: whether no gradient will be taken.
+      is_uncounted_part: whether it is one of several parts, of unknown denominators.
       in_loss: whether the model's loss is being computed, not its forward pass.
       terms: what takes losses that are divided later (see `_terms`), or None where
         each divides by itself.
+      fused: what is summed with the gradients, or None.
+      added: what each layer has added with `add_loss` on this replica.
     """
 
-    def __init__(self, rows: tf.Tensor, all_rows: tf.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        rows: tf.Tensor | int,
+        all_rows: tf.Tensor | None = None,
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
         self.rows = tf.cast(rows, tf.float32)
+        self.static_rows = rows if isinstance(rows, int) else None
         self.all_rows = all_rows
+        self.may_be_empty = may_be_empty
+        self.inputs: list[Any] = []
+        self.y_pred: Any = None
+        self.is_evaluated = False
+        self.is_uncounted_part = False
         self.in_loss = False
         self.terms: Any = None
+        self.fused: Any = None
+        self.added: dict[Any, list[Any]] = {}
+
+    def of_rows(self, value: tf.Tensor) -> tf.Tensor:
+        """`value`, and 0 where it comes from the row of an empty replica."""
+        if not self.may_be_empty:
+            return value
+        return tf.where(self.rows > 0, value, tf.zeros_like(value))
 
 
 class Part(Step):
@@ -54,11 +87,13 @@ class Part(Step):
 
     def __init__(
         self,
-        rows: tf.Tensor,
+        rows: tf.Tensor | int,
         all_rows: tf.Tensor,
         denominators: list[tf.Tensor] | None = None,
+        *,
+        may_be_empty: bool = False,
     ) -> None:
-        super().__init__(rows, all_rows)
+        super().__init__(rows, all_rows, may_be_empty=may_be_empty)
         self.denominators = denominators
         self.weights: list[tf.Tensor] = []
         self.shares: list[tf.Tensor] = []

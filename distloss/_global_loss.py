@@ -74,11 +74,19 @@ class GlobalLoss(_denominators.Announces):
             self._refuse_forward_pass(step)
         elif _keras_versions.is_read_by_trackers_that_do_not_multiply():
             self._refuse_unprepared()
+        total, weight = _reduce.total(local), self._local_weight(local)
+        if step is not None:
+            total = step.of_rows(total)
+            weight = None if weight is None else step.of_rows(weight)
         if isinstance(step, _denominators.Part):
-            return self._share_of_part(local, step)
+            return self._share_of_part(local, total, weight, step)
         if step is not None and step.terms is not None:
-            return step.terms.take(*self._sum_and_weight(local), self.note)
-        value, denominator = self._value_and_denominator(local)
+            is_counted = weight is not None
+            if not is_counted:  # each replica's part of what is fixed
+                fixed = self._fixed_denominator(local)
+                weight = fixed / self._replicas.count_as(fixed.dtype)
+            return step.terms.take(total, weight, self.note, is_counted=is_counted)
+        value, denominator = self._value_and_denominator(local, total, weight)
         self.note(denominator)
         return _denominators.announced(value, denominator, self)
 
@@ -87,18 +95,10 @@ class GlobalLoss(_denominators.Announces):
         if self.monitor is not None:
             self.monitor.assign(tf.cast(denominator, self.monitor.dtype))
 
-    def _sum_and_weight(self, local: _reduce.Weighted) -> tuple[tf.Tensor, tf.Tensor]:
-        """S_r and W_r, the latter also where W is fixed: each replica's part of it."""
-        weight = self._local_weight(local)
-        if weight is None:
-            fixed = self._fixed_denominator(local)
-            weight = fixed / self._replicas.count_as(fixed.dtype)
-        return _reduce.total(local), weight
-
-    def _value_and_denominator(self, local: _reduce.Weighted) -> _reduce.Reduced:
-        total = _reduce.total(local)
+    def _value_and_denominator(
+        self, local: _reduce.Weighted, total: tf.Tensor, weight: tf.Tensor | None
+    ) -> _reduce.Reduced:
         if self.global_batch_size is None:
-            weight = self._local_weight(local)
             name = f"{self.global_reduction}_of_{self._kind()}"
             return _reduce.counted_share(total, weight, self._replicas, name)
         rows = self._fixed_denominator(local)
@@ -114,10 +114,12 @@ class GlobalLoss(_denominators.Announces):
         return _reduce.fixed_count(local, self.global_batch_size)
 
     def _share_of_part(
-        self, local: _reduce.Weighted, part: _denominators.Part
+        self,
+        local: _reduce.Weighted,
+        total: tf.Tensor,
+        weight: tf.Tensor | None,
+        part: _denominators.Part,
     ) -> tf.Tensor:
-        weight = self._local_weight(local)
-        total = _reduce.total(local)
         if part.denominators is None:
             part.weights.append(tf.zeros_like(total) if weight is None else weight)
             return tf.zeros_like(total)

@@ -7,9 +7,12 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.losses import loss as _keras_loss
 from keras.src.trainers.compile_utils import CompileLoss
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from distloss._errors import BackendError
 
@@ -61,11 +64,55 @@ def tracked_weights(compile_loss: Any) -> list[float]:
     return [1.0 if weight is None else weight for loss, weight in pairs if loss]
 
 
+def times_replicas(loss: tf.Tensor) -> tf.Tensor:
+    """What loss trackers make of a loss, since `TRACKERS_MULTIPLY`."""
+    return _keras_loss.unscale_loss_for_distribution(loss)
+
+
 def batches_of(epoch: Any) -> Any:
     """An iterator over the batches of an epoch of `fit`."""
     steps = iter(epoch) if _VERSION >= (3, 7) else epoch.enumerate_epoch()
     *_, batches = next(steps)
     return batches
+
+
+def spec_of_batches(epoch: Any) -> Any:
+    """What batches of an epoch of `fit` are like, if looking at one would take it away.
+
+    None where it would not: a data set can be gone through again.
+    """
+    if not isinstance(epoch.data_adapter, GeneratorDataAdapter | PyDatasetAdapter):
+        return None
+
+    def of_one_replica(spec: Any) -> Any:
+        spec = getattr(spec, "_value_specs", [spec])[0]
+        return None if isinstance(spec, tf.OptionalSpec) else spec
+
+    return tf.nest.map_structure(
+        of_one_replica, epoch._distributed_dataset.element_spec
+    )
+
+
+def let_batches_be_copies(epoch: Any) -> None:
+    """Keeps TensorFlow from writing into arrays of which batches are slices.
+
+    It takes arrays without copying them, and where batches are dealt to several
+    replicas it may compute the loss in the memory of the targets, so that the next
+    epoch trains on other ones.
+    """
+    adapter = epoch.data_adapter
+    if isinstance(adapter, PyDatasetAdapter):
+        standardized = adapter._standardize_batch
+        adapter._standardize_batch = lambda batch: _copied(standardized(batch))
+    elif isinstance(adapter, GeneratorDataAdapter):
+        generator = adapter.generator
+        adapter.generator = lambda: map(_copied, generator())
+
+
+def _copied(batch: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda x: np.array(x) if isinstance(x, np.ndarray) else x, batch
+    )
 
 
 def is_read_by_trackers_that_do_not_multiply() -> bool:

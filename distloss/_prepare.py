@@ -18,7 +18,7 @@ from distloss._errors import (
 )
 from distloss._global_loss import to_compile
 from distloss._model_hooks import Hook
-from distloss._steps import override_methods
+from distloss._step_hooks import override_methods
 from distloss._tf_keras import is_model
 from distloss.losses import DistributedLoss
 from distloss.optimizers import DistributedOptimizer
@@ -55,9 +55,17 @@ def prepare(
     **tf-keras.** A compiled `tf_keras.Model` (Keras 2) is prepared in the same way, for
     the replicas of a strategy.
 
-    **Added losses** (`add_loss`, `activity_regularizer`) are taken as means over rows,
-    weight regularisers as what they are; both are exact under any split. A sum over
-    rows is not: add the mean.
+    **Added losses.** What layers add with `add_loss` or an `activity_regularizer` is
+    taken as a mean over rows where it is a scalar, and as a sum of losses of rows where
+    it has an axis of rows, which Keras adds up; regularisers of weights count once. All
+    are exact under any split. A sum over rows that is a scalar already cannot be told
+    from a mean: add the losses of rows, or the mean.
+
+    **Replicas without rows**, as at the end of an epoch, compute with one row of zeros
+    (empty strings, ragged rows of one element), since layers are not made for no rows.
+    Nothing of it counts: losses, gradients, metrics and predictions leave it out,
+    moving averages of layers stay as they were, and synchronised normalization does not
+    see it. A layer of your own that gathers rows of other replicas does.
 
     Args:
       model: a compiled and not otherwise distributed `keras.Model` or `tf_keras.Model`,
@@ -92,34 +100,41 @@ def prepare(
     _check_model(model)
     _check_scope(model)
     _check_keras(model)
-    _wrap_losses(model, replicas)
-    _wrap_optimizer(model, replicas)
+    _check_layers(model, parts)
+    # What may still be refused comes before anything changes.
+    loss = _distributed_loss(model, replicas)
+    optimizer = _distributed_optimizer(model, replicas)
+    model._compile_loss, model.optimizer = loss, optimizer
     override_methods(model, replicas_or_current_strategy(replicas), parts)
     model.train_function = model.test_function = None  # they hold what was
     return model
 
 
-def _wrap_losses(model: keras.Model, replicas: Replicas | None) -> None:
+def _distributed_loss(model: keras.Model, replicas: Replicas | None) -> Any:
+    """The compiled losses of `model`, each in a `DistributedLoss`."""
     plain = model._compile_loss
     if plain is None:
-        return
+        return None
     wrap = functools.partial(DistributedLoss, replicas=replicas)
     wrapped = keras.tree.map_structure(
         functools.partial(to_compile, wrap=wrap), plain._user_loss
     )
-    weights, names = plain._user_loss_weights, plain.output_names
     # What is wrapped already stays, and with it what Keras has built around it.
-    if keras.tree.flatten(wrapped) != keras.tree.flatten(plain._user_loss):
-        model._compile_loss = CompileLoss(wrapped, weights, output_names=names)
+    if keras.tree.flatten(wrapped) == keras.tree.flatten(plain._user_loss):
+        return plain
+    weights, names = plain._user_loss_weights, plain.output_names
+    return CompileLoss(wrapped, weights, output_names=names)
 
 
-def _wrap_optimizer(model: keras.Model, replicas: Replicas | None) -> None:
+def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any:
+    """The optimizer of `model`, as a `DistributedOptimizer`."""
     optimizer = model.optimizer
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(optimizer, DistributedOptimizer):
-        if isinstance(inner, DistributedOptimizer):
-            return  # it takes over the LossScaleOptimizer when that is built
-        model.optimizer = DistributedOptimizer(optimizer, replicas=replicas)
+    if isinstance(optimizer, DistributedOptimizer):
+        return optimizer
+    if isinstance(inner, DistributedOptimizer):
+        return optimizer  # it takes over the LossScaleOptimizer when that is built
+    return DistributedOptimizer(optimizer, replicas=replicas)
 
 
 def _checked_parts(parts: Any) -> int:
@@ -157,6 +172,25 @@ def _check_model(model: Any) -> None:
                 f"of {type(model).__name__} with its own {name}, whose losses prepare "
                 "cannot see. Compile it with distloss.DistributedLoss and distloss."
                 "DistributedOptimizer instead, or use distloss.mean_share in it."
+            )
+
+
+def _check_layers(model: keras.Model, parts: int) -> None:
+    """Raises ArgumentError where a layer sums over replicas in the midst of a part.
+
+    Each replica goes through its parts in a loop of its own, where TensorFlow allows no
+    collective.
+    """
+    count = model.distribute_strategy.num_replicas_in_sync
+    if parts == 1 or count == 1:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "synchronized", False):
+            raise ArgumentError(
+                "Expected layers that compute without other replicas, to cut batches "
+                f"into microbatches={parts}. Got layer {layer.name!r} with "
+                f"synchronized=True on {count} replicas. Use microbatches=1, or "
+                "synchronized=False, whose statistics are those of a part."
             )
 
 

@@ -92,7 +92,10 @@ def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:
     """W_r of each loss that `forward` computes for a part and its data."""
 
     def count(data: Any) -> tf.Tensor:
-        part = Part(cut(data, 1).rows, tf.ones(()))  # of all rows, no matter how many
+        rows, eager = cut(data, 1).rows, tf.executing_eagerly()
+        part = Part(
+            rows, tf.ones(()), may_be_empty=eager
+        )  # of how many does not matter
         forward(part, data)
         dtype = _reduce.accumulator_dtype(*part.weights)
         weights = [tf.cast(weight, dtype) for weight in part.weights]

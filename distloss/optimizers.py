@@ -20,7 +20,6 @@ from distloss import _denominators, _reduce, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._monitor import Monitor
-from distloss._terms import Carried
 from distloss._types import Gradient
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -202,16 +201,14 @@ class DistributedOptimizer(_KerasOptimizer):
         return sums
 
     def _sums_of(self, local: list[Gradient]) -> list[Gradient]:
-        """The sums over replicas; of a step that carries its denominator, divided."""
+        """The sums over replicas; where the denominator travels with them, divided."""
         name = f"gradients_{type(self).__bases__[1].__name__}"
-        terms = getattr(_denominators.current_step(), "terms", None)
-        if not isinstance(terms, Carried):
+        fused = getattr(_denominators.current_step(), "fused", None)
+        if fused is None:
             sums = self._replicas.sum_gradients(local, name)
         else:
-            *sums, carried = self._replicas.sum_gradients([*local, terms.local()], name)
-            terms.sums = tf.unstack(tf.convert_to_tensor(carried))
-            part = _reduce.share(tf.ones_like(terms.sums[1]), terms.sums[1])
-            sums = [tf.math.scalar_mul(tf.cast(part, g.dtype), g) for g in sums]
+            *sums, vector = self._replicas.sum_gradients([*local, fused.vector], name)
+            sums = fused.divided(sums, vector)
         if self.monitor is not None:
             self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums

@@ -92,6 +92,13 @@ class Replicas(abc.ABC):
           ContextError: replicas cannot be summed from here.
         """
 
+    def read_together(self, read: Callable[[], Any]) -> Any:
+        """What `read()` makes of variables that are summed over replicas when read.
+
+        That of this replica alone, where summing them would cost a collective.
+        """
+        return read()
+
     def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
         """Calls `function` on all replicas if `condition` holds on all of them.
 
@@ -267,6 +274,14 @@ class StrategyReplicas(Replicas):
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = gradient
         return sums
+
+    def read_together(self, read: Callable[[], Any]) -> Any:
+        """As the base class says; of one process, outside any replica."""
+        context = tf.distribute.get_replica_context()
+        in_one_process = isinstance(current_strategy(), tf.distribute.MirroredStrategy)
+        if context is None or not in_one_process or self.count() == 1:
+            return read()
+        return context.merge_call(lambda _strategy: read())
 
     def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
         """As the base class says; needs replica context.
