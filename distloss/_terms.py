@@ -156,9 +156,16 @@ def _row_mean(mean: tf.Tensor, rows: tf.Tensor) -> _Term:
 
 
 def _linear(factors: list[tf.Tensor], totals: list[tf.Tensor]) -> tf.Tensor:
-    """What the step optimises: it is linear in its terms."""
-    pairs = zip(factors, totals, strict=True)
-    return tf.add_n([tf.cast(factor, total.dtype) * total for factor, total in pairs])
+    """What the step optimises: it is linear in its terms, some of which it may ignore.
+
+    Of several losses of one output, Keras computes all and optimises one.
+    """
+    products = [
+        tf.cast(factor, total.dtype) * total
+        for factor, total in zip(factors, totals, strict=True)
+        if factor is not None
+    ]
+    return tf.add_n(products)
 
 
 class Sums(NamedTuple):
