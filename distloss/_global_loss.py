@@ -100,7 +100,8 @@ class GlobalLoss(_denominators.Announces):
     ) -> _reduce.Reduced:
         if self.global_batch_size is None:
             name = f"{self.global_reduction}_of_{self._kind()}"
-            return _reduce.counted_share(total, weight, self._replicas, name)
+            sharing = self._sharing_replicas(local)
+            return _reduce.counted_share(total, weight, self._replicas, name, sharing)
         rows = self._fixed_denominator(local)
         own = _reduce.share(total, rows)
         to_reduce = self._replicas.to_reduce(own)
@@ -165,6 +166,12 @@ class GlobalLoss(_denominators.Announces):
         if self.global_reduction == "mean_with_sample_weight":
             return _reduce.keras_sample_weight(local, self._replicas)
         return _reduce.element_count(local)
+
+    def _sharing_replicas(self, local: _reduce.Weighted) -> tf.Tensor | None:
+        """Whether weights are shared by all rows, where W depends on that, or None."""
+        if self.global_reduction != "mean_with_sample_weight":
+            return None
+        return _reduce.sharing_replicas(local)
 
     def _kind(self) -> str:
         """A word for the loss that does not depend on what was made before it."""

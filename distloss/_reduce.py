@@ -36,16 +36,14 @@ class Weighted(NamedTuple):
 
     Attributes:
       elements: local float32 or float64, `w * v`, the loss of each element.
-      weights: local, of the rank of `elements`, or None where every weight is 1.
+      weights: local, of the rank of `elements` or a scalar, or None where every
+        weight is 1.
       mask: local, 0 or 1, of the rank of `elements`, or None where nothing is masked.
-      weighs_rows: whether `weights` has the rows of `elements` along axis 0, or is
-        the same for every row and so the same on every replica.
     """
 
     elements: tf.Tensor
     weights: tf.Tensor | None
     mask: tf.Tensor | None
-    weighs_rows: bool
 
 
 def accumulator_dtype(*tensors: Any) -> tf.DType:
@@ -90,13 +88,12 @@ def weighted(
         sample_weight = _of_known_rank(as_tensor(sample_weight, dtype))
     weights = _product(mask, sample_weight)
     if weights is None:
-        return Weighted(elements, None, None, weighs_rows=True)
-    weighs_rows = _weighs_rows(elements, weights)
+        return Weighted(elements, None, None)
     elements, weights = aligned(elements, weights)
     elements = elements * weights
     if mask is not None:
         _, mask = aligned(elements, mask)
-    return Weighted(elements, weights, mask, weighs_rows)
+    return Weighted(elements, weights, mask)
 
 
 def _of_known_rank(tensor: tf.Tensor) -> tf.Tensor:
@@ -143,13 +140,6 @@ def _same_rank_longer_first(
     if shorter.shape.rank == 1:
         return longer, shorter[..., tf.newaxis]
     return tf.squeeze(longer, -1), shorter
-
-
-def _weighs_rows(values: tf.Tensor, weights: tf.Tensor) -> bool:
-    """Whether axis 0 of `weights` holds rows, rather than one weight for all rows."""
-    if weights.shape.rank == 0:
-        return False
-    return weights.shape[0] != 1 or values.shape[0] == 1
 
 
 def aligned(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -214,10 +204,33 @@ def keras_sample_weight(local: Weighted, replicas: Replicas) -> tf.Tensor:
     if local.weights is None:
         return element_count(local)
     weight = tf.reduce_sum(local.weights)
-    if local.weighs_rows:
-        return weight
-    # The same on every replica, so each adds its part of one copy.
-    return weight / replicas.count_as(weight.dtype)
+    # Shared by all rows, so the same on every replica: each adds its part of one copy.
+    part_of_a_copy = weight / replicas.count_as(weight.dtype)
+    return tf.where(_are_shared(local.weights, local.elements), part_of_a_copy, weight)
+
+
+def sharing_replicas(local: Weighted) -> tf.Tensor | None:
+    """1 if this replica knows its weights to be those of all rows, else 0.
+
+    None where there are no weights that rows could share. A replica of one row with
+    one weight does not know it: its weight is its row's own, unless another replica,
+    with more rows or none, got one weight as well.
+    """
+    if local.weights is None:
+        return None
+    return tf.cast(_are_shared(local.weights, local.elements), local.elements.dtype)
+
+
+def _are_shared(weights: tf.Tensor, elements: tf.Tensor) -> tf.Tensor:
+    """Whether there is one weight for all rows: sure where these are not one row."""
+    if weights.shape.rank == 0:
+        return tf.constant(True)
+    return (_rows(weights) == 1) & (_rows(elements) != 1)
+
+
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    rows = tensor.shape[0]
+    return tf.shape(tensor)[0] if rows is None else tf.constant(rows)
 
 
 def fixed_count(local: Weighted, rows: tf.Tensor | int) -> tf.Tensor:
@@ -245,7 +258,11 @@ class Reduced(NamedTuple):
 
 
 def counted_share(
-    local_sum: tf.Tensor, weight: tf.Tensor | None, replicas: Replicas, name: str
+    local_sum: tf.Tensor,
+    weight: tf.Tensor | None,
+    replicas: Replicas,
+    name: str,
+    sharing: tf.Tensor | None = None,
 ) -> Reduced:
     """The share of a local sum, reported as the global mean.
 
@@ -254,6 +271,7 @@ def counted_share(
       weight: W_r, local float scalar; None fixes W at 1.
       replicas: who shares the batch.
       name: whose sums, the same word on all replicas.
+      sharing: what `sharing_replicas` says, where `weight` depends on that.
 
     Returns:
       a value that is the same on all replicas, `replicas.reported(S / W)`, whose
@@ -261,13 +279,25 @@ def counted_share(
     """
     # One vector, so one collective. Behind stop_gradient, because the gradient of
     # a sum over replicas is summed over replicas again: N times too large.
-    parts = [local_sum] if weight is None else [local_sum, weight]
+    parts = [part for part in (local_sum, weight, sharing) if part is not None]
     sums = replicas.sum(tf.stop_gradient(tf.stack(parts)), name)
     denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
+    if sharing is not None:
+        denominator = _once(denominator, sums[2], replicas)
     reported = replicas.reported(share(sums[0], denominator))
     own_share = replicas.to_reduce(share(local_sum, denominator))
     value = value_with_gradient_of(own_share, reported)
     return Reduced(value, denominator)
+
+
+def _once(weight: tf.Tensor, sharing: tf.Tensor, replicas: Replicas) -> tf.Tensor:
+    """`weight`, where some replicas know that they share weights: those counted once.
+
+    These added their part of one copy, and each of the others a whole copy.
+    """
+    count = replicas.count_as(weight.dtype)
+    copies = sharing / count + (count - sharing)
+    return tf.where(sharing > 0, weight / copies, weight)
 
 
 @tf.custom_gradient

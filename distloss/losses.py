@@ -52,7 +52,8 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
     W is 0, the loss and its gradient are 0.
 
     **Counted** (default): S and W are summed over replicas in one collective of two
-    scalars per step; with one replica there is none. Each replica returns the same
+    scalars per step, or of three where it must be known whether rows share weights;
+    with one replica there is none. Each replica returns the same
     number, S / W / N for N replicas: `strategy.reduce("SUM", ...)` of it is the mean
     over the whole batch, and `history["loss"]` and `evaluate` show that mean.
 
@@ -80,7 +81,8 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
       y_pred: local predictions, shape `[rows, ...]`, any float dtype. Its
         `_keras_mask` drops elements.
       sample_weight: local weights, zero or more: None, a scalar, `[rows]`, or a
-        shape that broadcasts to the element losses.
+        shape that broadcasts to the element losses. A first axis of size 1 holds
+        weights that all rows share; where each replica has one row, its row's own.
 
     Returns:
       float32 scalar (float64 if `y_pred` is float64), unit of the wrapped loss.

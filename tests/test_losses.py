@@ -345,7 +345,7 @@ def collectives_of(step):
     ("options", "scalars"),
     [
         ({}, 2),
-        ({"reduction": "mean_with_sample_weight"}, 2),
+        ({"reduction": "mean_with_sample_weight"}, 3),
         ({"reduction": "sum"}, 1),
         ({"reduction": "none"}, None),
         ({"global_batch_size": 8}, None),

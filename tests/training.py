@@ -150,9 +150,9 @@ def two_passes(one_pass, shards, sums):
       one_pass: (shard, totals) -> result and what a `TwoPasses` has recorded: the
         first pass is for the record, the second gets the totals.
       shards: what each replica holds.
-      sums: how many sums a pass takes, each of one or two numbers.
+      sums: how many sums a pass takes, each of one to three numbers.
     """
-    unknown = [tf.zeros(2)] * sums
+    unknown = [tf.zeros(3)] * sums
     recordings = [one_pass(shard, unknown)[1] for shard in shards]
     totals = [tf.add_n(parts) for parts in zip(*recordings, strict=True)]
     return [one_pass(shard, totals)[0] for shard in shards]
