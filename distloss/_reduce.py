@@ -55,9 +55,31 @@ def accumulator_dtype(*tensors: Any) -> tf.DType:
     return tf.float64 if any(dtype == "float64" for dtype in dtypes) else tf.float32
 
 
-def as_tensor(value: TensorLike, dtype: tf.DType) -> tf.Tensor:
-    """`value` as a tensor of `dtype`, whatever number type it has."""
-    return tf.cast(tf.convert_to_tensor(value), dtype)
+def numbers(value: TensorLike, name: str) -> tf.Tensor:
+    """`value` as a tensor of real numbers or booleans.
+
+    Raises:
+      ArgumentTypeError: it is none. A cast would drop an imaginary part in silence.
+    """
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise _no_numbers(value, name) from error
+    dtype = tensor.dtype
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise _no_numbers(value, name, f" and dtype={dtype.name}")
+    return tensor
+
+
+def _no_numbers(value: Any, name: str, dtype: str = "") -> ArgumentTypeError:
+    shown = " ".join(repr(value).split())
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return ArgumentTypeError(
+        f"Expected {name} to be real numbers or booleans: a tensor, an array or a list "
+        f"without gaps. Got {name}={shown} of type {type(value).__name__}{dtype}. "
+        "Convert it first; of a RaggedTensor take flat_values, or to_tensor() with "
+        "weights of 0 where it pads."
+    )
 
 
 def weighted(
@@ -78,14 +100,16 @@ def weighted(
     Raises:
       ShapeError: a weight or mask does not broadcast to `values`, or a rank is not
         known.
+      ArgumentTypeError: one of them is not of real numbers.
     """
-    values = tf.convert_to_tensor(values)
+    values = numbers(values, "values")
     dtype = accumulator_dtype(values)
     elements = _of_known_rank(tf.cast(values, dtype))
     if mask is not None:
-        mask = _of_known_rank(as_tensor(mask, dtype))
+        mask = _of_known_rank(tf.cast(numbers(mask, "mask"), dtype))
     if sample_weight is not None:
-        sample_weight = _of_known_rank(as_tensor(sample_weight, dtype))
+        weights = numbers(sample_weight, "weights")
+        sample_weight = _of_known_rank(tf.cast(weights, dtype))
     weights = _product(mask, sample_weight)
     if weights is None:
         return Weighted(elements, None, None)
@@ -338,7 +362,8 @@ def mean_share(
 
     Raises:
       ShapeError: `values` is a scalar, or `weights` does not broadcast to it.
-      ArgumentTypeError: `replicas` is of the wrong type.
+      ArgumentTypeError: `replicas` is of the wrong type, or `values` or `weights` are
+        not of real numbers.
       ContextError: called in cross-replica context of several replicas.
 
     Example:
@@ -349,7 +374,7 @@ def mean_share(
     Reference: README, "The formula".
     """
     replicas = replicas_or_current_strategy(replicas)
-    values = tf.convert_to_tensor(values)
+    values = numbers(values, "values")
     if values.shape.rank == 0:
         raise ShapeError(
             "Expected the loss of each row, of shape [rows, ...]. Got a scalar, "
@@ -380,7 +405,8 @@ def regularization_share(
       local float scalar, unit of the loss.
 
     Raises:
-      ArgumentTypeError: `replicas` is of the wrong type, or `losses` is None.
+      ArgumentTypeError: `replicas` is of the wrong type, or `losses` is None or not
+        of real numbers.
 
     Example:
       >>> from distloss import OneDevice, regularization_share
@@ -396,7 +422,7 @@ def regularization_share(
             "model.losses, which is an empty list where there is no regulariser."
         )
     terms = list(losses) if isinstance(losses, list | tuple) else [losses]
-    terms = [tf.convert_to_tensor(term) for term in terms]
+    terms = [numbers(term, "losses") for term in terms]
     dtype = accumulator_dtype(*terms)
     term_sums = [tf.reduce_sum(tf.cast(term, dtype)) for term in terms]
     everything = tf.add_n(term_sums) if term_sums else tf.zeros((), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -14,7 +15,10 @@ from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 class _Sums:
-    """S and W of a metric, of Keras 3 or of tf-keras: added to, and divided."""
+    """S and W of a metric, of Keras 3 or of tf-keras: added to, and divided.
+
+    Both are float64: in float32, 2^24 + 1 is 2^24, and later rows are lost.
+    """
 
     dtype: Any
     total: Any
@@ -36,21 +40,28 @@ class _Sums:
 
         Raises:
           ShapeError: `sample_weight` does not broadcast to `values`.
+          ArgumentTypeError: one of them is not of real numbers.
         """
         mask = getattr(values, "_keras_mask", None)
-        values = tf.convert_to_tensor(values)
+        values = _reduce.numbers(values, "values")
+        values = tf.cast(values, _reduce.accumulator_dtype(values, self))
         if values.shape.rank == 0:
             values = values[tf.newaxis]
         local = _reduce.weighted(values, sample_weight, mask)
-        _add(self.total, tf.cast(_reduce.total(local), self.dtype))
-        _add(self.weight, tf.cast(_reduce.element_weight(local), self.dtype))
+        _add(self.total, tf.cast(_reduce.total(local), tf.float64))
+        _add(self.weight, tf.cast(_reduce.element_weight(local), tf.float64))
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""
         sums = tf.stack([tf.convert_to_tensor(x) for x in (self.total, self.weight)])
         if tf.executing_eagerly() and not self._replicas.keras_sums_metrics:
             sums = self._replicas.sum(sums, "global_mean")
-        return _reduce.share(*tf.unstack(sums))
+        return tf.cast(_reduce.share(*tf.unstack(sums)), self.dtype)
+
+    def _saved_as_before(self) -> None:
+        if tf.as_dtype(self.dtype) != tf.float64:
+            for variable in (self.total, self.weight):
+                _made_float32_in_checkpoints(variable)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras to save."""
@@ -86,8 +97,8 @@ class GlobalMean(_Sums, keras.metrics.Metric):
 
     Args:
       name: name of the metric.
-      dtype: dtype of the sums and of the result; None means Keras'
-        `floatx`, float32 unless it was set.
+      dtype: dtype of the result; None means Keras' `floatx`, float32 unless it was
+        set. Sums are carried in float64, and saved in checkpoints as float32.
       replicas: who shares the batches; None means the current strategy's replicas.
 
     Example:
@@ -111,10 +122,11 @@ class GlobalMean(_Sums, keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.replicas = replicas
         self._replicas = replicas_or_current_strategy(replicas)
-        self.total = self.add_variable((), initializer="zeros", name="total")
-        self.weight = self.add_variable((), initializer="zeros", name="weight")
+        self.total = self.add_variable((), "zeros", "float64", name="total")
+        self.weight = self.add_variable((), "zeros", "float64", name="weight")
         if self._replicas.keras_sums_metrics:
             _keras_versions.sum_on_read([self.total, self.weight])
+        self._saved_as_before()
 
 
 class _MeanOfTfKeras(_Sums):
@@ -127,13 +139,34 @@ class _MeanOfTfKeras(_Sums):
         keras_metric.__init__(name=name, dtype=dtype)
         self.replicas = replicas
         self._replicas = replicas_or_current_strategy(replicas)
-        self.total = keras_metric.add_weight("total", initializer="zeros")
-        self.weight = keras_metric.add_weight("weight", initializer="zeros")
+        options = {"initializer": "zeros", "dtype": tf.float64}
+        self.total = keras_metric.add_weight("total", **options)
+        self.weight = keras_metric.add_weight("weight", **options)
+        self._saved_as_before()
 
 
 def class_for_tf_keras() -> Any:
     """The class of which `GlobalMean` makes objects where `tf.keras` is tf-keras."""
     return class_of(_MeanOfTfKeras, "metrics.Metric", "GlobalMean")
+
+
+def _made_float32_in_checkpoints(variable: Any) -> None:
+    """Saves `variable`, float64, as the float32 number that it was in older releases.
+
+    TensorFlow restores a number only into a variable of the dtype that was saved. It
+    asks the object itself how to save and restore it:
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/training/saving/saveable_object_util.py
+    """
+    variable._serialize_to_tensors = functools.partial(_to_save, variable)
+    variable._restore_from_tensors = functools.partial(_restore, variable)
+
+
+def _to_save(variable: Any) -> dict[str, tf.Tensor]:
+    return {"VARIABLE_VALUE": tf.cast(tf.convert_to_tensor(variable), tf.float32)}
+
+
+def _restore(variable: Any, saved: dict[str, tf.Tensor]) -> Any:
+    return variable.assign(tf.cast(saved["VARIABLE_VALUE"], tf.float64))
 
 
 def _add(variable: keras.Variable, number: tf.Tensor) -> None:
