@@ -25,6 +25,8 @@ from distloss.replicas import (
     replicas_or_current_strategy,
 )
 
+_Call = Callable[[Any, Any], Any]  # targets and predictions to element losses
+
 # Keras losses that hold a function, which says more than their name.
 FUNCTION_LOSSES = ("_FunctionLoss", "LossFunctionWrapper")
 
@@ -181,8 +183,9 @@ class GlobalLoss(_denominators.Announces):
         return getattr(element_loss.fn, "__name__", type(element_loss.fn).__name__)
 
     @_reduce.without_autograph
-    def _checked_values(self, values: Any, y_pred: Any) -> tf.Tensor:
-        """`values` as element losses: a tensor with rows along axis 0."""
+    def _checked_values(self, call: _Call, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """`call(y_true, y_pred)`, element losses: a tensor with rows along axis 0."""
+        values = call(y_true, y_pred)
         values = values if tf.is_tensor(values) else tf.convert_to_tensor(values)
         if values.shape.rank == 0:
             raise ScalarLossError(
@@ -191,16 +194,16 @@ class GlobalLoss(_denominators.Announces):
                 "values before they are reduced, and let reduction= reduce them; Dice "
                 "and Tversky do so when axis= leaves out axis 0."
             )
-        self._refuse_reduced_rows(y_pred, values)
+        rows_are_open = _rows_are_open(y_pred) and not (
+            _rows_are_those_of(y_true, values) and _keeps_rows(call, y_true, y_pred)
+        )
+        self._refuse_reduced_rows(rows_are_open, values)
         return values
 
-    def _refuse_reduced_rows(self, y_pred: Any, values: tf.Tensor) -> None:
+    def _refuse_reduced_rows(self, rows_are_open: bool, values: tf.Tensor) -> None:
         axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
         axes = axis if isinstance(axis, list | tuple) else [axis]
         # Where the number of rows is open, values of a fixed length are no rows.
-        rows_are_open = (
-            tf.is_tensor(y_pred) and y_pred.shape.rank and y_pred.shape[0] is None
-        )
         if 0 in axes or (rows_are_open and values.shape[0] is not None):
             raise ShapeError(
                 "Expected the loss of each row, of shape [rows, ...]. Got from loss "
@@ -332,6 +335,32 @@ def checked_batch_size(rows: Any) -> int | tf.Tensor | None:
             f"{rows!r}. Pass rows over all replicas, or None to count."
         )
     return rows if tf.is_tensor(rows) else int(rows)
+
+
+def _rows_are_open(tensor: Any) -> bool:
+    is_known = tf.is_tensor(tensor) and tensor.shape.rank
+    return bool(is_known) and tensor.shape[0] is None
+
+
+def _rows_are_those_of(y_true: Any, values: tf.Tensor) -> bool:
+    """Whether `values` may be of the rows of `y_true`, whose number is static."""
+    shapes = [target.shape for target in keras.tree.flatten(y_true)]
+    rows = [shape[0] for shape in shapes if len(shape) > 0]
+    if values.shape[0] is None or None in rows:
+        return False
+    return any(count and values.shape[0] % count == 0 for count in rows)
+
+
+def _keeps_rows(call: _Call, y_true: Any, y_pred: Any) -> bool:
+    """Whether `call` has as many values as rows, where no number of rows is static.
+
+    As many values as there are rows may be one for each class.
+    """
+    specs = keras.tree.map_structure(
+        lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), (y_true, y_pred)
+    )
+    traced = tf.function(call, autograph=False).get_concrete_function(*specs)
+    return _rows_are_open(traced.structured_outputs)
 
 
 def _joint_mask(y_pred: TensorLike, values: tf.Tensor) -> tf.Tensor | None:

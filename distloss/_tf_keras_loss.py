@@ -67,7 +67,7 @@ class _Loss(GlobalLoss):
         autograph, call = tf.__internal__.autograph, self._element_loss.call
         if not tf.executing_eagerly():  # as tf-keras does it
             call = autograph.tf_convert(call, autograph.control_status_ctx())
-        return self._checked_values(call(y_true, y_pred), y_pred)
+        return self._checked_values(call, y_true, y_pred)
 
 
 def distributed_loss(loss: LossLike, **arguments: Any) -> Any:

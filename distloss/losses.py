@@ -159,7 +159,7 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
             )
             for nest in (y_true, y_pred)
         )
-        return self._checked_values(self._element_values(y_true, y_pred), y_pred)
+        return self._checked_values(self._element_values, y_true, y_pred)
 
     def _element_values(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         fails_on_zero_rows = self._computes("ctc", "categorical_hinge")

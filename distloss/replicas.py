@@ -191,7 +191,7 @@ class StrategyReplicas(Replicas):
 
         Raises:
           ContextError: there are several replicas, and this is not replica
-            context.
+            context, or it is in a `tf.function` inside the replica function.
           tf.errors.InvalidArgumentError: when run: other workers sum something else.
         """
         if self.count() == 1:
@@ -201,7 +201,7 @@ class StrategyReplicas(Replicas):
             return self._sum_while_keras_builds(local)
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
-        with _added_losses_kept():
+        with _added_losses_kept(), _in_graph_of_replica():
             if _has_several_workers():
                 return self._sum_of_the_same(tf.identity(local), name, context)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
@@ -270,7 +270,8 @@ class StrategyReplicas(Replicas):
         for dtype in dict.fromkeys(g.dtype for g in local):  # a pack has one dtype
             at = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
             packed = [tf.identity(local[i]) for i in at]  # as in `sum`
-            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+            with _in_graph_of_replica():
+                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = gradient
         return sums
@@ -315,6 +316,28 @@ class StrategyReplicas(Replicas):
         if context is None:
             raise self._not_in_replica_context()
         context.merge_call(call_all, args=(condition,))
+
+
+@contextlib.contextmanager
+def _in_graph_of_replica() -> Iterator[None]:
+    """Says what to do where TensorFlow says that replicas cannot meet here.
+
+    They meet in the graph in which `strategy.run` was called; a `tf.function`, a
+    `tf.cond` or a `tf.while_loop` inside the replica function traces one of its own.
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/mirrored_run.py
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, ContextError) or "merge_call" not in str(error):
+            raise
+        raise ContextError(
+            "Expected a sum over replicas in the replica function itself. Got one in a "
+            "tf.function, tf.cond or tf.while_loop inside it, where this strategy "
+            "cannot sum. Take @tf.function (and jit_compile=True, which several "
+            "replicas can use on TPU only) off the inner function and put it around "
+            "strategy.run(...); call the loss or optimizer outside the tf.cond."
+        ) from error
 
 
 def _without_result(function: Callable[[], Any]) -> Callable[[], Any]:
