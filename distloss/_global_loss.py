@@ -186,7 +186,8 @@ class GlobalLoss(_denominators.Announces):
     def _checked_values(self, call: _Call, y_true: Any, y_pred: Any) -> tf.Tensor:
         """`call(y_true, y_pred)`, element losses: a tensor with rows along axis 0."""
         values = call(y_true, y_pred)
-        values = values if tf.is_tensor(values) else tf.convert_to_tensor(values)
+        if not tf.is_tensor(values):
+            values = _reduce.numbers(values, "element losses")
         if values.shape.rank == 0:
             raise ScalarLossError(
                 "Expected the loss of each row, of shape [rows, ...]. Got a scalar "

@@ -396,9 +396,20 @@ def regularization_share(
 
         share_r = sum(losses) / N
 
+    `model.losses` may hold terms of three kinds, and only the first belongs here:
+
+    - **Of weights only**, as regularisers are: this function.
+    - **Means over local rows**, as layers add with `add_loss`: a mean over all rows
+      weighs them by rows. Let the layer keep the loss of each row, and give that to
+      `mean_share`; of a mean `m` of `n` rows, `mean_share(tf.fill([n], m))` makes the
+      same, but of no rows, whose mean is NaN.
+    - **Sums over local rows**: they add up to the sum over all rows. Add them as they
+      are; divided by N, they would be too small by N.
+
     Args:
-      losses: local float, a tensor or a list of tensors of any shape, such as
-        `model.losses`; an empty list gives 0. Unit of the loss.
+      losses: local float, a tensor or a list of tensors of any shape, such as the
+        `model.losses` of a model whose layers add regularisers only; an empty list
+        gives 0. Unit of the loss.
       replicas: who shares the batch; None means the current strategy's replicas.
 
     Returns:
@@ -409,9 +420,18 @@ def regularization_share(
         of real numbers.
 
     Example:
-      >>> from distloss import OneDevice, regularization_share
-      >>> float(regularization_share([0.5, 0.25], replicas=OneDevice()))
-      0.75
+      >>> import tensorflow as tf
+      >>> from distloss import OneDevice, mean_share, regularization_share
+      >>> one = OneDevice()
+      >>> weights = tf.constant([3.0, 4.0])
+      >>> of_weights = 0.01 * tf.reduce_sum(weights**2)
+      >>> round(float(regularization_share(of_weights, replicas=one)), 6)
+      0.25
+      >>> of_rows = tf.constant([1.0, 2.0, 6.0])  # one number per row
+      >>> float(mean_share(of_rows, replicas=one))  # for a mean over rows
+      3.0
+      >>> float(tf.reduce_sum(of_rows))  # a sum over rows: added as it is
+      9.0
 
     Reference: `tf.nn.scale_regularization_loss`.
     """

@@ -80,7 +80,8 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
       y_true: local targets, shape `[rows, ...]`; as `loss` wants them.
       y_pred: local predictions, shape `[rows, ...]`, any float dtype. Its
         `_keras_mask` drops elements.
-      sample_weight: local weights, zero or more: None, a scalar, `[rows]`, or a
+      sample_weight: local weights, zero or more (of negative ones W may be 0, a NaN
+        makes the loss NaN, as in Keras): None, a scalar, `[rows]`, or a
         shape that broadcasts to the element losses. A first axis of size 1 holds
         weights that all rows share; where each replica has one row, its row's own.
 
@@ -91,7 +92,8 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
     Raises:
       ArgumentError: unknown identifier or reduction, `global_batch_size` below 1.
       ArgumentTypeError: `loss`, `replicas` or `global_batch_size` of a wrong type,
-        or `loss` is a `DistributedLoss` already.
+        or `loss` is a `DistributedLoss` already; targets, predictions, element losses,
+        weights or a mask are complex, ragged, strings or no tensors.
       ScalarLossError: `loss` returns a scalar: its sum cannot be recovered.
       ShapeError: weights do not broadcast to the element losses, or these have no
         rows.
@@ -155,7 +157,7 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
         dtype = self._compute_dtype(y_pred)
         y_true, y_pred = (
             keras.tree.map_structure(
-                lambda x: keras.ops.convert_to_tensor(x, dtype=dtype.name), nest
+                lambda x: keras.ops.convert_to_tensor(_real(x), dtype=dtype.name), nest
             )
             for nest in (y_true, y_pred)
         )
@@ -208,6 +210,18 @@ class _FunctionLoss(keras.losses.Loss):
             keras.tree.pack_sequence_as(y_true, flat_true),
             keras.tree.pack_sequence_as(y_pred, flat_pred),
         )
+
+
+_CUT = ("complex", "string", "<U", "object")  # dtypes that a cast to float would cut
+
+
+def _real(value: Any) -> Any:
+    """`value`, a target or prediction that a cast to float leaves whole."""
+    dtype = getattr(value, "dtype", None)
+    # ragged and sparse ones have a dtype, and are what the loss makes of them
+    if dtype is None or any(kind in str(dtype) for kind in _CUT):
+        _reduce.numbers(value, "targets and predictions")
+    return value
 
 
 def _element_loss(loss: LossLike) -> keras.losses.Loss:

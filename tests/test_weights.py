@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from cases import since_keras
 
-from distloss import DistributedLoss
+from distloss import DistlossError, DistributedLoss, mean_share, regularization_share
 
 RNG = np.random.default_rng(11)
 TOKENS = 3
@@ -122,3 +122,126 @@ def test_rows_that_are_open_are_counted_when_run(four, are_shared, weights_are_o
 
     for ours, wanted in zip(step(bounds), on_one_device(values, weight), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+def step_of_rows(kind, rows, weights):
+    """The term of each kind that a layer may add, as the docstring says to add it."""
+    values = weights * rows
+    if kind == "weights":
+        return regularization_share(tf.reduce_sum(weights**2))
+    return mean_share(values) if kind == "mean" else tf.reduce_sum(values)
+
+
+@pytest.mark.parametrize("kind", ["weights", "mean", "sum"])
+def test_the_three_kinds_of_added_terms_add_up(four, kind):
+    """To the gradient of the whole batch on one device, of uneven and empty shards."""
+    sizes = (3, 1, 0, 2)
+    rows = RNG.normal(size=(sum(sizes), 1)).astype("float32")
+    weights = tf.constant([2.0, 3.0])
+
+    def gradient(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            term = step_of_rows(kind, rows, weights)
+        return tape.gradient(term, weights)
+
+    shards = dealt(four, np.split(rows, np.cumsum(sizes)[:-1]))
+    step = tf.function(
+        lambda shards: four.reduce("SUM", four.run(gradient, (shards,)), None)
+    )
+    wanted = {
+        "weights": 2 * weights.numpy(),
+        "mean": np.full(2, rows.mean(dtype="float64") / 2),
+        "sum": np.full(2, rows.sum(dtype="float64")),
+    }
+    np.testing.assert_allclose(step(shards), wanted[kind], rtol=1e-5)
+
+
+NUMBERS = {
+    "int64 beyond float32": np.array([[2**24 + 1], [1], [3], [2]], "int64"),
+    "booleans": np.array([[True], [False], [True], [True]]),
+    "uint8": np.array([[200], [1], [2], [255]], "uint8"),
+    "one more axis": np.arange(1.0, 5)[:, np.newaxis, np.newaxis] * np.ones((4, 3, 1)),
+    "negative": np.array([[-1.0], [2.0], [1.0], [1.0]]),
+    "no weight in all": np.array([[-1.0], [1.0], [-1.0], [1.0]]),
+    "NaN": np.array([[np.nan], [2.0], [1.0], [1.0]]),
+}
+
+
+@since_keras(3, 7)
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
+@pytest.mark.parametrize("kind", [*NUMBERS, "variable"])
+def test_weights_of_any_number_type_mean_what_they_do_in_keras(kind, reduction):
+    y_pred = np.arange(12, dtype="float32").reshape(4, 3, 1)
+    weight = NUMBERS.get(kind)
+    if kind == "variable":
+        weight = keras.Variable(np.arange(12.0).reshape(4, 3))
+    bare = keras.losses.MeanSquaredError(reduction=reduction)
+    wanted = bare(np.zeros_like(y_pred), y_pred, weight)
+    got = DistributedLoss(bare)(np.zeros_like(y_pred), y_pred, weight)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_sums_of_small_types_do_not_overflow():
+    halves = tf.fill([70_000], tf.constant(2.0, tf.float16))
+    heavy = tf.fill([70_000], tf.constant(60_000.0, tf.float16))
+    assert float(mean_share(halves, heavy)) == 2
+    bytes_ = tf.constant([200, 255, 255], tf.uint8)
+    wanted = (200**2 + 2 * 255**2) / 710
+    np.testing.assert_allclose(mean_share(bytes_, bytes_), wanted, rtol=1e-6)
+
+
+def test_ragged_rows_that_a_loss_makes_dense_are_those_of_keras():
+    y_true = tf.ragged.constant([[1.0, 2.0], [3.0]])
+    y_pred = tf.ragged.constant([[2.0, 2.0], [1.0]])
+    bare = keras.losses.MeanSquaredError()
+    wanted = bare(y_true, y_pred)
+    np.testing.assert_allclose(DistributedLoss(bare)(y_true, y_pred), wanted)
+
+
+RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0]])
+NO_NUMBERS = ["a", {"a": 1}, [1.0, None], [[1.0], [1.0, 2.0]], [1j, 2], RAGGED]
+
+
+def call_loss(weights):
+    return DistributedLoss("mse")(np.zeros((2, 1)), np.ones((2, 1)), weights)
+
+
+@pytest.mark.parametrize("what", NO_NUMBERS, ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [
+        call_loss,
+        mean_share,
+        lambda weights: mean_share([1.0, 2.0], weights),
+        lambda losses: regularization_share([losses]),
+        lambda values: DistributedLoss(lambda *_: values)([[1.0]], [[1.0]]),
+    ],
+)
+def test_what_is_no_number_is_refused(call, what):
+    with pytest.raises(
+        DistlossError, match=r"(?s)^Expected .* Got .* of type"
+    ) as caught:
+        call(what)
+    assert isinstance(caught.value, TypeError | ValueError)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred"),
+    [
+        (tf.constant([[1j]]), [[1.0]]),
+        ([[1.0]], tf.constant([[1j]])),
+        ([["a"]], [[1.0]]),
+        (np.array([["a"]]), [[1.0]]),
+        (tf.constant([["a"]]), [[1.0]]),
+        (None, [[1.0]]),
+    ],
+)
+def test_targets_and_predictions_that_a_cast_would_cut_are_refused(y_true, y_pred):
+    with pytest.raises(DistlossError, match=r"^Expected targets and predictions"):
+        DistributedLoss("mse")(y_true, y_pred)
+
+
+def test_weights_of_two_more_axes_are_refused():
+    with pytest.raises(DistlossError, match=r"weights.shape=\(2, 1, 1\)"):
+        mean_share([1.0, 2.0], [[[1.0]], [[2.0]]])
