@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distloss import _sparse
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -69,7 +70,9 @@ class SumsFirst:
         pairs = [pair for pair in grads_and_vars if pair[0] is not None]
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
-        sums = replicas.sum_gradients([gradient for gradient, _ in pairs], name)
+        local = [_sparse.shaped(*pair) for pair in pairs]
+        # tf-keras adds slices up too, but after it has clipped them
+        sums = _sparse.added_up(replicas.sum_gradients(local, name))
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
     _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from distloss import _reduce
+from distloss import _reduce, _sparse
 from distloss._denominators import Part
 from distloss._errors import ArgumentTypeError
 
@@ -69,7 +69,7 @@ def sum_over(parts: Parts, function: Callable[[Any], Any]) -> Any:
       parts: the parts.
       function: part -> nest of float tensors, `tf.IndexedSlices` and None, the same
         structure for each part. `tf.IndexedSlices` are strung together, without
-        their dense shape.
+        their dense shape; where XLA compiles the sum, they are added up densely.
 
     Returns:
       the nest of sums; zeros where there are no rows.
@@ -77,15 +77,19 @@ def sum_over(parts: Parts, function: Callable[[Any], Any]) -> Any:
     if tf.executing_eagerly():
         results = [function(parts.part(i)) for i in range(int(parts.count()))]
         return keras.tree.map_structure(_sum, *results)
+    if _sparse.is_compiled():
+        # It reads arrays of tensors of open length wrongly, without an error.
+        return _graph_sum(parts, lambda part: _densely(function(part)))
     return _graph_sum(parts, function)
+
+
+def _densely(nest: Any) -> Any:
+    return keras.tree.map_structure(_sparse.dense, nest)
 
 
 def shaped(gradient: Any, variable: Any) -> Any:
     """A sum of `sum_over`, with the dense shape of `variable` where it is sparse."""
-    if isinstance(gradient, tf.IndexedSlices):
-        shape = tf.constant([*variable.shape])
-        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
-    return gradient
+    return _sparse.shaped(gradient, variable)
 
 
 def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras.src.backend import Variable  # of which older keras.Variable is a subclass
 from keras.src.utils.tracking import Tracker
 
-from distloss import _denominators, _reduce, _tf_keras
+from distloss import _denominators, _reduce, _sparse, _tf_keras
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._keras_versions import OPTIMIZERS_SUM, per_replica_variable
 from distloss._monitor import Monitor
@@ -51,7 +51,8 @@ class DistributedOptimizer(_KerasOptimizer):
 
     Gradients must be shares that add up to the gradient of the whole batch: those of
     a `DistributedLoss`, of `mean_share`, or of a loss scaled by Keras. They are summed
-    by one collective per dtype and update; `tf.IndexedSlices` stay sparse.
+    by one collective per dtype and update; `tf.IndexedSlices` stay sparse, and their
+    slices of one row are added up, so that they mean the dense gradient.
 
     **Loss scaling.** `LossScaleOptimizer` may be wrapped, or wrap the result, as
     `compile` does under `mixed_float16`. The finite check sees the summed gradients:
@@ -195,8 +196,14 @@ class DistributedOptimizer(_KerasOptimizer):
             if local[i] is not None
             and not getattr(variable, "overwrite_with_gradient", False)
         ]
-        present = [_as_gradient(local[i]) for i in at]
-        for i, gradient in zip(at, self._sums_of(present), strict=True):
+        present = [_as_gradient(local[i], variables[i]) for i in at]
+        factor = self.loss_scale_factor  # by which Keras cannot divide slices
+        densely = factor is not None
+        added_up = _sparse.added_up(self._sums_of(present), densely=densely)
+        if self.monitor is not None and present:
+            scale = getattr(self, "dynamic_scale", factor or 1.0)
+            self.monitor.note(added_up, scale)
+        for i, gradient in zip(at, added_up, strict=True):
             sums[i] = gradient
         return sums
 
@@ -209,8 +216,6 @@ class DistributedOptimizer(_KerasOptimizer):
         else:
             *sums, vector = self._replicas.sum_gradients([*local, fused.vector], name)
             sums = fused.divided(sums, vector)
-        if self.monitor is not None:
-            self.monitor.note(sums, getattr(self, "dynamic_scale", 1.0))
         return sums
 
     def sums_each_step_over(self, replicas: Replicas | None) -> bool:
@@ -496,9 +501,9 @@ def _take_over(outer: Any, variables: Sequence[Any]) -> None:
     outer._open_window(variables)
 
 
-def _as_gradient(gradient: Any) -> Gradient:
+def _as_gradient(gradient: Any, variable: Any) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
-        return gradient
+        return _sparse.shaped(gradient, variable)
     return tf.convert_to_tensor(gradient)
 
 

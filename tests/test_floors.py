@@ -10,7 +10,7 @@ import distloss
 PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
     {"_errors", "_types"},
-    {"_keras_versions"},
+    {"_keras_versions", "_sparse"},
     {"replicas"},
     {"_empty", "_horovod", "_model_hooks", "_monitor", "_tf_keras"},
     {"_denominators"},

@@ -1,0 +1,66 @@
+"""Sparse gradients: a row that comes in several slices has their sum as its gradient.
+
+How a gradient is cut into slices depends on how the batch is: one slice per position on
+one device is N slices on N replicas. Keras 3 squares, clips and measures each slice
+apart, so that its update depends on the cut, on one device too:
+https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/sparse.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+from distloss._types import Gradient
+
+
+def shaped(gradient: Any, variable: Any) -> Any:
+    """`gradient`, with the dense shape of `variable` where it is sparse."""
+    if isinstance(gradient, tf.IndexedSlices):
+        shape = tf.constant([*variable.shape], tf.int64)
+        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    return gradient
+
+
+def added_up(gradients: Sequence[Gradient], *, densely: bool = False) -> list[Gradient]:
+    """`gradients`, of which sparse ones have one slice per index.
+
+    Args:
+      gradients: float tensors, or `tf.IndexedSlices` that know their dense shape.
+      densely: whether all shall be dense, for what cannot take slices.
+
+    Returns:
+      the same gradients; dense also where XLA compiles them, for the number of
+      different indices is a shape that is not known before.
+    """
+    densely = densely or is_compiled()
+    return [
+        (dense(gradient) if densely else _of_one_slice_each(gradient))
+        if isinstance(gradient, tf.IndexedSlices)
+        else gradient
+        for gradient in gradients
+    ]
+
+
+def _of_one_slice_each(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    indices, slots = tf.unique(gradient.indices)
+    sums = tf.math.unsorted_segment_sum(gradient.values, slots, tf.size(indices))
+    return tf.IndexedSlices(sums, indices, gradient.dense_shape)
+
+
+def dense(gradient: Any) -> Any:
+    """`gradient`, as a tensor where it is `tf.IndexedSlices`."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.convert_to_tensor(gradient)
+    return gradient
+
+
+def is_compiled() -> bool:
+    """Whether what is traced now will be compiled by XLA, as all is for a TPU."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
