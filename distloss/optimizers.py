@@ -149,6 +149,56 @@ class DistributedOptimizer(_KerasOptimizer):
         if self._settings.accumulation_steps > 1 and self._window is None:
             self._window = _Window(variables)
 
+    @property
+    def _holds_sums(self) -> bool:
+        """Whether the gradients that come now were summed over replicas."""
+        return _thread.updates_seen is not None
+
+    def _updating(self) -> contextlib.AbstractContextManager[None]:
+        """In which this optimizer holds sums."""
+        return _summed_gradients()
+
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
+        """Sum over replicas and update, as `keras.optimizers.Optimizer`.
+
+        A rule that overrides this method sees the sums.
+        """
+        pairs = list(grads_and_vars)
+        if self._holds_sums or not pairs:
+            return super().apply_gradients(pairs)
+        gradients, variables = zip(*pairs, strict=True)
+        self._build_for(variables)
+        self._step(self._apply_pairs, gradients, variables)
+        return self._iterations
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Sum over replicas and update, as `keras.optimizers.Optimizer`.
+
+        A rule that overrides this method sees the sums.
+        """
+        is_unknown = trainable_variables is None and not self.built
+        if self._holds_sums or not len(grads) or is_unknown:
+            super().apply(grads, trainable_variables)
+            return
+        if trainable_variables is None:
+            trainable_variables = _rule_of(self)._trainable_variables
+        self._build_for(trainable_variables)
+        self._step(self._apply_summed, grads, trainable_variables)
+
+    def _build_for(self, variables: Any) -> None:
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(list(variables))
+        self._check_variables_are_known(variables)
+
+    def _apply_pairs(self, gradients: Any, variables: Any) -> None:
+        with self._updating():
+            super().apply_gradients(zip(gradients, variables, strict=True))
+
+    def _apply_summed(self, gradients: Any, variables: Any) -> None:
+        with self._updating():
+            super().apply(gradients, variables)
+
     def _step(
         self,
         apply: Callable[[list[Gradient | None], list[Any]], None],
@@ -160,9 +210,12 @@ class DistributedOptimizer(_KerasOptimizer):
         if self._window is None:
             apply(self._summed(gradients, variables), variables)
             return
+        if all(gradient is None for gradient in gradients):  # which Keras refuses
+            self._filter_empty_gradients(gradients, variables)
         denominator = _denominators.announced_denominator(self._settings.loss)
         at = [_rule_of(self)._get_variable_index(variable) for variable in variables]
-        self._window.add(dict(zip(at, gradients, strict=True)), denominator)
+        local = map(_sparse.shaped, gradients, variables)
+        self._window.add(dict(zip(at, local, strict=True)), denominator)
         is_full = self._window.batches >= self._settings.accumulation_steps
         update = functools.partial(self._update_from, self._window, apply)
         self._replicas.call_if(is_full, update)
@@ -181,7 +234,7 @@ class DistributedOptimizer(_KerasOptimizer):
         """
         if self._window is None:
             return
-        update = functools.partial(self._update_from, self._window, self._apply_summed)
+        update = functools.partial(self._update_from, self._window, self._apply_pairs)
         has_batches = self._window.batches > 0
         self._distribution_strategy.run(self._replicas.call_if, (has_batches, update))
 
@@ -238,6 +291,12 @@ class DistributedOptimizer(_KerasOptimizer):
             self._note_update()
         return grads_and_vars
 
+    def _backend_apply_gradients(self, *args: Any) -> None:
+        if _thread.updates_seen is None:
+            raise _around_the_sum(self)
+        _thread.updates_due += 1
+        super()._backend_apply_gradients(*args)
+
     def _backend_update_step(self, *args: Any) -> None:
         if not OPTIMIZERS_SUM:  # it calls the former on the thread of no replica
             self._note_update()
@@ -283,38 +342,32 @@ class DistributedOptimizer(_KerasOptimizer):
 class _Distributed(DistributedOptimizer):
     """An update rule."""
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Sum over replicas and update, as `keras.optimizers.Optimizer.apply`."""
-        if _thread.updates_seen is not None:  # by the LossScaleOptimizer around it
-            super().apply(grads, trainable_variables)
-            return
-        if trainable_variables is None:
-            trainable_variables = self._trainable_variables
-        if not self.built and len(grads):
-            with keras.name_scope(self.name, caller=self):
-                self.build(list(trainable_variables))
-        self._check_variables_are_known(trainable_variables)
-        self._step(self._apply_summed, grads, trainable_variables)
-
-    def _apply_summed(self, gradients: Any, variables: Any) -> None:
-        with _summed_gradients():
-            super().apply(gradients, variables)
-
 
 class _DistributedLossScale(DistributedOptimizer):
     """A `LossScaleOptimizer`, whose finite check must see what the inner one will."""
 
     _sums_come = False
 
+    @property
+    def _holds_sums(self) -> bool:
+        return self._sums_come
+
+    @contextlib.contextmanager
+    def _updating(self) -> Iterator[None]:
+        self._sums_come = True  # on whatever thread
+        try:
+            yield
+        finally:
+            self._sums_come = False
+
     def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if self._sums_come:
+            super()._tf_apply(grads, trainable_variables)
+            return
+        # The first step of one that was taken over: `apply` was still that of Keras.
         if trainable_variables is None:
             trainable_variables = _rule_of(self)._trainable_variables
         self._step(self._apply_summed, grads, trainable_variables)
-
-    def _apply_summed(self, gradients: Any, variables: Any) -> None:
-        self._sums_come = True  # on whatever thread
-        super()._tf_apply(gradients, variables)
-        self._sums_come = False
 
     def _stateful_handle_finite_grads(self, grads: Any, variables: Any) -> None:
         if not self._sums_come:
@@ -339,27 +392,36 @@ class _Window(tf.Module):
     Attributes:
       batches: int scalar, how many.
       denominator: global float scalar, the sum of their W.
+      reached: int, per variable: how many of the batches have a gradient of it.
       sums: local, per variable: the sum of their gradients, each times its W.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
         super().__init__(name="window")
-        self.batches = per_replica_variable((), "int64", "only_first_replica")
-        self.denominator = per_replica_variable((), "float32", "only_first_replica")
+        of_all = "only_first_replica"
+        dtype = _reduce.accumulator_dtype(*variables).name
+        self.batches = per_replica_variable((), "int64", of_all)
+        self.denominator = per_replica_variable((), dtype, of_all)
+        self.reached = per_replica_variable((len(variables),), "int64", of_all)
         self.sums = [
             per_replica_variable(v.shape, _reduce.accumulator_dtype(v).name, "sum")
             for v in variables
         ]
-        self._indices: Sequence[int] = range(len(self.sums))
+        self._ever_reached: set[int] = set()  # in any function that was traced
 
     def add(
         self, gradients: dict[int, Gradient | None], denominator: tf.Tensor
     ) -> None:
         """Adds the gradients of one batch, by the index of their variable."""
-        self._indices = [i for i, gradient in gradients.items() if gradient is not None]
-        for i in self._indices:
-            gradient = tf.cast(tf.convert_to_tensor(gradients[i]), self.sums[i].dtype)
+        present = {i: g for i, g in gradients.items() if g is not None}
+        self._ever_reached.update(present)
+        for i, sparse_or_dense in present.items():
+            gradient = tf.cast(
+                tf.convert_to_tensor(sparse_or_dense), self.sums[i].dtype
+            )
             self.sums[i].assign_add(gradient * tf.cast(denominator, gradient.dtype))
+        counts = [int(i in present) for i in range(len(self.sums))]
+        self.reached.assign_add(tf.constant(counts, tf.int64))
         self.denominator.assign_add(tf.cast(denominator, self.denominator.dtype))
         self.batches.assign_add(1)
 
@@ -370,18 +432,40 @@ class _Window(tf.Module):
                 tf.convert_to_tensor(self.sums[i]),
                 tf.cast(self.denominator, self.sums[i].dtype),
             )
-            for i in self._indices
+            for i in self._indices()
         }
+
+    def _indices(self) -> list[int]:
+        """Of the variables that any batch of the window has reached."""
+        reached = tf.convert_to_tensor(self.reached)
+        if tf.executing_eagerly():
+            return [i for i, count in enumerate(reached.numpy()) if count]
+        # A graph cannot choose when it runs. Those that others reached have gradients
+        # of zero in windows that do not reach them.
+        lost = [int(i not in self._ever_reached) for i in range(len(self.sums))]
+        tf.debugging.assert_equal(
+            tf.reduce_sum(reached * lost),
+            tf.zeros((), tf.int64),
+            "Expected the function that makes the update to know all variables that "
+            "the batches of the window have reached. Got one that was traced before "
+            "another function reached others: their gradients would be lost. Call the "
+            "functions in an order in which the last to be traced makes the first "
+            "update, or take all steps in one function.",
+        )
+        return sorted(self._ever_reached)
 
     def clear(self) -> None:
         """Forgets everything."""
-        for variable in [self.batches, self.denominator, *self.sums]:
+        counts = [self.batches, self.denominator, self.reached]
+        for variable in [*counts, *self.sums]:
             variable.assign(tf.zeros_like(variable))
 
 
 class _Thread(threading.local):
-    # The updates that Keras made of summed gradients, or None where they are not.
+    # The updates that Keras made of summed gradients, or None where they are not; and
+    # how many it began.
     updates_seen: int | None = None
+    updates_due = 0
 
 
 _thread = _Thread()
@@ -390,10 +474,10 @@ _thread = _Thread()
 @contextlib.contextmanager
 def _summed_gradients() -> Iterator[None]:
     """Lets Keras update with gradients that are summed, and checks that it does."""
-    _thread.updates_seen = 0
+    _thread.updates_seen = _thread.updates_due = 0
     try:
         yield
-        if not _thread.updates_seen:
+        if _thread.updates_seen < _thread.updates_due:
             raise ContextError(
                 "Expected Keras to update by way of _all_reduce_sum_gradients, which "
                 "distloss makes a no-op. Got an update by another way, in which "
@@ -495,10 +579,24 @@ def _take_over(outer: Any, variables: Sequence[Any]) -> None:
     gradients are summed. What it builds first is the optimizer within.
     """
     inner, keras_class = outer.inner_optimizer, outer.__class__
+    _refuse_own_ways_in(keras_class)
     outer.__class__ = _distributed_class(keras_class)
     outer._distribute(inner._settings)
     inner._settings = _Settings(inner._settings.replicas, 1, None)
     outer._open_window(variables)
+
+
+def _refuse_own_ways_in(keras_class: Any) -> None:
+    for name in ("apply", "apply_gradients"):
+        of_keras = getattr(keras.optimizers.LossScaleOptimizer, name)
+        if getattr(keras_class, name) is not of_keras:
+            raise ArgumentTypeError(
+                f"Expected a LossScaleOptimizer with the {name} of Keras around a "
+                f"DistributedOptimizer. Got {keras_class.__name__} with its own, which "
+                "sees gradients before they are summed over replicas. Give "
+                f"{keras_class.__name__}(...) to DistributedOptimizer, and not the "
+                "other way round."
+            )
 
 
 def _as_gradient(gradient: Any, variable: Any) -> Gradient:

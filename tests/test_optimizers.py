@@ -121,6 +121,8 @@ def trained(strategy, names, wrap):
         for optimizer, variables in rules.values():
             rows = tf.shape(x)[0]
             gradients = gradients_of(variables, x[mine], ids[mine], y[mine], rows)
+            if wrap is bare:  # Keras keeps slices apart: see test_sparse
+                gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             scaled = [scale(optimizer, gradient) for gradient in gradients]
             optimizer.apply_gradients(zip(scaled, variables, strict=True))
 
