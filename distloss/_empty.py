@@ -67,11 +67,12 @@ def without_it(outputs: _Nest, rows: tf.Tensor | int) -> _Nest:
       rows: how many the data had before: `rows_of` it.
 
     Returns:
-      the same structure: no rows where `rows` is 0, else `outputs`.
+      the same structure: nothing along axis 0 where `rows` is 0, else all of it, which
+      may be more than `rows`, such as a row per token.
     """
-    if isinstance(rows, int) and rows > 0:
+    if tf.get_static_value(rows):
         return outputs
-    return tf.nest.map_structure(functools.partial(_first, rows=rows), outputs)
+    return tf.nest.map_structure(functools.partial(_none_or_all, rows=rows), outputs)
 
 
 def zeros_without_rows(values: _Nest, rows: tf.Tensor | int) -> _Nest:
@@ -86,7 +87,7 @@ def zeros_without_rows(values: _Nest, rows: tf.Tensor | int) -> _Nest:
       the same structure. Not a place to take a gradient through: 0 times what the
       made-up row gives may be NaN. Select after the gradient was taken.
     """
-    if isinstance(rows, int) and rows > 0:
+    if tf.get_static_value(rows):
         return values
     leaves = tf.nest.flatten(values)
     at = [i for i, leaf in enumerate(leaves) if leaf is not None]
@@ -190,19 +191,23 @@ def _one_row_of(leaf: tf.RaggedTensor) -> tf.RaggedTensor:
     return values
 
 
-def _first(output: Any, rows: tf.Tensor | int) -> Any:
+def _none_or_all(output: Any, rows: tf.Tensor | int) -> Any:
     if not _has_rows(output):
         return output
+    length = _length(output)
+    kept = tf.where(tf.equal(rows, 0), tf.zeros_like(length), length)
     if isinstance(output, tf.SparseTensor):
-        shape = tf.shape(output, output.dense_shape.dtype)
-        start = tf.zeros_like(shape)
-        end = tf.concat([[tf.cast(rows, shape.dtype)], shape[1:]], 0)
-        return tf.sparse.slice(output, start, end)
-    first = output[:rows]
+        return _sparse_start(output, kept)
+    start = output[:kept]
     mask = getattr(output, "_keras_mask", None)
     if mask is not None:
-        first._keras_mask = mask[:rows]
-    return first
+        start._keras_mask = mask[:kept]
+    return start
+
+
+def _sparse_start(output: tf.SparseTensor, length: tf.Tensor) -> tf.SparseTensor:
+    sizes = tf.concat([[tf.cast(length, tf.int64)], output.dense_shape[1:]], 0)
+    return tf.sparse.slice(output, tf.zeros_like(sizes), sizes)
 
 
 def _zeros_like(value: Any) -> Any:

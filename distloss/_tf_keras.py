@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss import _sparse
+from distloss import _denominators, _empty, _sparse
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -71,6 +71,9 @@ class SumsFirst:
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
         local = [_sparse.shaped(*pair) for pair in pairs]
+        step = _denominators.current_step()
+        if step is not None and replicas.count() > 1:
+            local = _empty.zeros_without_rows(local, step.rows)
         # tf-keras adds slices up too, but after it has clipped them
         sums = _sparse.added_up(replicas.sum_gradients(local, name))
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss import _tf_keras
+from distloss import _denominators, _empty, _tf_keras
 from distloss._global_loss import (
     GlobalLoss,
     checked_reduction,
@@ -60,7 +60,12 @@ class _Loss(GlobalLoss):
     ) -> tf.Tensor:
         """The loss of this replica's rows."""
         with tf.name_scope("distributed_loss"):
-            return self._of_rows(self.call(y_true, y_pred), y_pred, sample_weight)
+            values = self.call(y_true, y_pred)
+            step = _denominators.current_step()
+            if step is not None:  # which gives a replica without rows one of zeros
+                found = (values, y_pred, sample_weight)
+                values, y_pred, sample_weight = _empty.without_it(found, step.rows)
+            return self._of_rows(values, y_pred, sample_weight)
 
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
         """The loss of each element: local float, shape `[rows, ...]`."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from distloss import _denominators, _reduce, microbatches
+from distloss import _denominators, _empty, _reduce, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ContextError
 from distloss._global_loss import GlobalLoss, to_compile
@@ -19,6 +21,22 @@ from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
 
 OWN_METHODS = ("train_step", "test_step", "compute_loss")
+
+
+class WholeStep(Step):
+    """A step of all local rows at once.
+
+    Attributes:
+      trains: whether gradients are taken.
+      may_be_empty: whether other replicas may have the rows, and this one none.
+      kept: variables, with the values that they have again where there are no rows.
+    """
+
+    def __init__(self, data: Any, *, trains: bool) -> None:
+        super().__init__(microbatches.cut(data, 1).rows)
+        self.trains = trains
+        self.may_be_empty = False
+        self.kept: list[tuple[Any, tf.Tensor]] = []
 
 
 def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
@@ -106,6 +124,9 @@ def _override_methods(model: Any, replicas: Replicas, parts: int) -> None:
         model.train_step = Hook(_train_step_in_parts, model, replicas, parts)
     model.test_step = Hook(_test_step, model)
     model.compute_loss = Hook(_compute_loss, model, replicas)
+    if model.compiled_metrics:
+        update = Hook(_update_metrics, model.compiled_metrics, replicas)
+        model.compiled_metrics.update_state = update
     model._get_compile_args = Hook(_compile_args, model)
 
 
@@ -127,8 +148,11 @@ def _compute_loss(  # noqa: PLR0913
     step = _denominators.current_step()
     if step is None:
         return type(model).compute_loss(model, x, y, y_pred, sample_weight)
-    count = model.distribute_strategy.num_replicas_in_sync
-    losses = [_weighed(step, loss, replicas, count) for loss in model.losses]
+    is_alone = y is None or not _losses_of(model)
+    losses = [_weighed(step, loss, replicas, is_alone) for loss in model.losses]
+    are_numbers = all(loss.shape.rank == 0 for loss in losses)
+    # An added loss alone has no rows for its tracker, to which it is then 0.
+    counted = model.compiled_loss.metrics if is_alone and are_numbers else []
     step.in_loss = True
     try:
         return model.compiled_loss(
@@ -136,43 +160,200 @@ def _compute_loss(  # noqa: PLR0913
         )
     finally:
         step.in_loss = False
+        _restore(step, counted)
 
 
-def _weighed(step: Step, loss: tf.Tensor, replicas: Replicas, count: int) -> tf.Tensor:
+def _losses_of(model: Any) -> list[Any]:
+    losses = tf.nest.flatten(model.compiled_loss._user_losses)
+    return [loss for loss in losses if loss is not None]
+
+
+def _weighed(
+    step: Step, loss: tf.Tensor, replicas: Replicas, is_alone: bool
+) -> tf.Tensor:
     """An added loss, a mean over local rows, as a share of that over all rows.
 
-    tf-keras divides it by `count` replicas, and its loss tracker weighs it by rows.
+    tf-keras divides it by the replicas, and its loss tracker weighs it by rows, but not
+    where there are no other losses.
     """
     is_part = isinstance(step, Part)
     # tf-keras marks so what it gets from a callable, such as a weight regulariser
-    if getattr(loss, "_unconditional_loss", False) and not is_part:
+    is_of_weights = getattr(loss, "_unconditional_loss", False)
+    # where a replica without rows has no gradient, others have its part of the loss
+    if is_of_weights and not (is_part or getattr(step, "may_be_empty", False)):
         return loss
+    count = replicas.count_as(loss.dtype)
+    if loss.shape.rank != 0:
+        _refuse_values_in_parts(loss, is_part)
+        # tf-keras takes the gradient of their sum, and reports the mean of all
+        return _reduce.value_with_gradient_of(count * loss, loss)
     loss = tf.where(step.rows > 0, loss, tf.zeros_like(loss))  # the mean of none is NaN
-    if step.all_rows is None:
-        step.all_rows = replicas.sum(step.rows, "rows")
-    rows = _reduce.share(step.rows, step.all_rows)
-    weighed = loss * tf.cast(count * rows, loss.dtype)
-    return weighed if is_part else _reduce.value_with_gradient_of(weighed, loss)
+    if not (is_part or is_alone or getattr(step, "trains", False)):
+        return loss  # only gradients need the rows of others
+    share = _share_of_rows(step, replicas)
+    weighed = loss * count * tf.cast(share, loss.dtype)
+    if is_part or is_alone:
+        return weighed
+    return _reduce.value_with_gradient_of(weighed, loss)
+
+
+def _refuse_values_in_parts(loss: tf.Tensor, is_part: bool) -> None:
+    if is_part:
+        raise ArgumentError(
+            "Expected layers that add one number, the mean over their rows. Got "
+            f"add_loss of a tensor of shape {loss.shape}, of which tf-keras takes the "
+            "sum. Add tf.reduce_mean of it, or use microbatches=1."
+        )
 
 
 def _train_step(model: Any, data: Any) -> Any:
     _check_still_prepared(model)
-    with _denominators.during(Step(microbatches.cut(data, 1).rows)):
+    step = WholeStep(data, trains=True)
+    with _denominators.during(step):
+        data = _data_with_a_row(model, step, data)
         return type(model).train_step(model, data)
 
 
 def _test_step(model: Any, data: Any) -> Any:
-    step = Step(microbatches.cut(data, 1).rows)
-    step.all_rows = step.rows  # only gradients need those of others
+    _check_still_prepared(model)
+    step = WholeStep(data, trains=False)
     with _denominators.during(step):
+        data = _data_with_a_row(model, step, data)
         return type(model).test_step(model, data)
+
+
+def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
+    """`data`, in which there is a row, of which no sum and no variable keeps anything.
+
+    Its loss has no rows (`_tf_keras_loss`), its gradients are zeros (`_tf_keras`), and
+    variables are what they were.
+    """
+    if not _may_be_empty(model, step):
+        return data
+    data = _empty.with_a_row(data)
+    step.may_be_empty = True
+    _build(model, *_unpacked(data))  # variables, of which some are to be kept
+    for layer in model._flatten_layers():
+        if hasattr(layer, "_sync_calculate_mean_and_var"):
+            layer._sync_calculate_mean_and_var = Hook(_moments_of_rows, layer)
+    statistics = (v for x in model._flatten_layers() for v in _statistics_of(x))
+    metrics = (v for metric in model.metrics for v in metric.variables)
+    step.kept = [(v, tf.identity(v)) for v in (*statistics, *metrics)]
+    return data
+
+
+def _may_be_empty(model: Any, step: Step) -> bool:
+    rows = tf.get_static_value(step.rows)
+    return model.distribute_strategy.num_replicas_in_sync > 1 and not rows
+
+
+def _statistics_of(layer: Any) -> list[Any]:
+    """What a layer's own rows move on each replica apart."""
+    if getattr(layer, "synchronized", False):
+        return []  # moved by those of all
+    own = tf.VariableSynchronization.ON_READ
+    return [
+        variable
+        for variable in layer._non_trainable_weights
+        if isinstance(variable, tf.distribute.DistributedValues)
+        and variable.synchronization == own
+    ]
+
+
+def _moments_of_rows(layer: Any, x: Any, axes: Any, keep_dims: Any, mask: Any) -> Any:
+    """What `layer` sums over replicas, of which some may have a row of zeros."""
+    step = _denominators.current_step()
+    if isinstance(step, WholeStep):
+        x, mask = _empty.without_it((x, mask), step.rows)
+    own = type(layer)._sync_calculate_mean_and_var
+    return own(layer, x, axes, keep_dims, mask=mask)
+
+
+def _restore(step: Step, counted: list[Any]) -> None:
+    """Gives variables their values again where there are no rows; not of `counted`."""
+    spared = {id(variable) for metric in counted for variable in metric.variables}
+    for variable, value in getattr(step, "kept", []):
+        if id(variable) not in spared:
+            now = tf.identity(variable)
+            variable.assign(tf.where(step.rows > 0, now, value))
+
+
+def _update_metrics(
+    container: Any,
+    replicas: Replicas,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any = None,
+) -> None:
+    """What the container does, by rows where a metric is a number and not of rows."""
+    step = _denominators.current_step()
+    update = functools.partial(type(container).update_state, container)
+    if not (isinstance(step, WholeStep) and step.may_be_empty):
+        update(y_true, y_pred, sample_weight)
+        return
+    metrics = container.metrics
+    kept = [[(v, tf.identity(v)) for v in metric.variables] for metric in metrics]
+    with _numbers_noted(metrics) as are_numbers:
+        update(y_true, y_pred, sample_weight)
+    for metric, pairs in zip(metrics, kept, strict=True):
+        share = _share_of_rows(step, replicas) if id(metric) in are_numbers else 1.0
+        for variable, old in pairs:
+            added = tf.identity(variable) - old
+            new = old + tf.cast(share, added.dtype) * added
+            variable.assign(tf.where(step.rows > 0, new, old))
+
+
+def _share_of_rows(step: Step, replicas: Replicas) -> tf.Tensor:
+    if step.all_rows is None:
+        step.all_rows = replicas.sum(step.rows, "rows")
+    return _reduce.share(step.rows, step.all_rows)
+
+
+@contextlib.contextmanager
+def _numbers_noted(metrics: list[Any]) -> Iterator[set[int]]:
+    """While metrics are updated, those whose function gives a number: their ids."""
+    found: set[int] = set()
+    functions = [(m, m._fn) for m in metrics if hasattr(m, "_fn")]
+    for metric, function in functions:
+        metric._fn = functools.partial(_noted, function, found, id(metric))
+    try:
+        yield found
+    finally:
+        for metric, function in functions:
+            metric._fn = function
+
+
+def _noted(function: Any, found: set[int], key: int, *args: Any, **kwargs: Any) -> Any:
+    values = function(*args, **kwargs)
+    if tf.convert_to_tensor(values).shape.rank == 0:
+        found.add(key)
+    return values
 
 
 def _train_step_in_parts(model: Any, replicas: Replicas, most: int, data: Any) -> Any:
     """What `train_step` of tf-keras does, in parts."""
     _check_still_prepared(model)
-    unpack = importlib.import_module("tf_keras").utils.unpack_x_y_sample_weight
-    parts = microbatches.cut(unpack(data), most)
+    with _refusing_what_meets_in_a_part(model):
+        return _train_in_parts(model, replicas, most, data)
+
+
+@contextlib.contextmanager
+def _refusing_what_meets_in_a_part(model: Any) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "merge_call" not in str(error):
+            raise
+        raise ArgumentError(
+            "Expected layers that meet no other replicas, which may not be at the same "
+            f"part of a batch. Got model {model.name!r}, of which one does: it calls "
+            "add_metric, or is a BatchNormalization(synchronized=True). Compile the "
+            "metric, model.compile(metrics=...), or use microbatches=1."
+        ) from error
+
+
+def _train_in_parts(model: Any, replicas: Replicas, most: int, data: Any) -> Any:
+    parts = microbatches.cut(_unpacked(data), most)
     _build(model, *parts.data)
     forward = functools.partial(_loss_and_predictions, model, training=False)
     weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
@@ -188,6 +369,10 @@ def _train_step_in_parts(model: Any, replicas: Replicas, most: int, data: Any) -
         tracker.update_state(value, sample_weight=parts.rows)
     _apply(model, gradients)
     return model.get_metrics_result()
+
+
+def _unpacked(data: Any) -> Any:
+    return importlib.import_module("tf_keras").utils.unpack_x_y_sample_weight(data)
 
 
 def _build(model: Any, x: Any, y: Any, _sample_weight: Any) -> None:

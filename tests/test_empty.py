@@ -45,9 +45,13 @@ def listed(value):
     return value.numpy().tolist()
 
 
-def rows(batch, count):
-    """The first rows of each leaf."""
-    return tf.nest.map_structure(lambda leaf: _empty._first(leaf, count), batch)
+def without_rows(batch):
+    def empty(leaf):
+        if isinstance(leaf, tf.SparseTensor):
+            return tf.sparse.slice(leaf, [0, 0], [0, 3])
+        return leaf[:0]
+
+    return tf.nest.map_structure(empty, batch)
 
 
 def in_graph(function, spec):
@@ -59,7 +63,7 @@ def test_no_rows_become_one_of_zeros_and_rows_stay(run):
     function = _empty.with_a_row
     if run == "graph":
         function = in_graph(function, SPECS)
-    full, empty = function(FIRST_ROWS), function(rows(FIRST_ROWS, 0))
+    full, empty = function(FIRST_ROWS), function(without_rows(FIRST_ROWS))
     for name, row in ONE_ROW.items():
         assert listed(full[name]) == listed(FIRST_ROWS[name]), name
         assert listed(empty[name]) == row, name
@@ -138,6 +142,24 @@ def test_outputs_lose_the_row_and_keep_their_masks(k):
         np.testing.assert_array_equal(outputs, layer(tokens)[:count])
         np.testing.assert_array_equal(mask, tokens[:count].numpy() != 0)
     assert shapes[0] == [None, 3, 2]
+
+
+def test_outputs_of_each_kind_lose_the_row():
+    @tf.function(input_signature=[SPECS])
+    def function(batch):
+        padded = _empty.with_a_row(batch)
+        return _empty.without_it(padded, _empty.rows_of(batch))
+
+    full, empty = function(FIRST_ROWS), function(without_rows(FIRST_ROWS))
+    for name, leaf in full.items():
+        assert listed(leaf) == listed(FIRST_ROWS[name])
+        assert listed(empty[name]) == []
+
+
+def test_an_output_may_be_longer_than_the_batch():
+    by_token = tf.ones([6, 2])
+    assert _empty.without_it(by_token, tf.constant(3)).shape == [6, 2]
+    assert _empty.without_it(by_token, tf.constant(0)).shape == [0, 2]
 
 
 def test_nothing_of_the_row_remains_not_even_nan():
