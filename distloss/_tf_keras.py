@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from distloss import _denominators, _empty, _sparse
 from distloss._errors import ArgumentError, ArgumentTypeError
+from distloss._monitor import Monitor
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
@@ -64,6 +65,7 @@ class SumsFirst:
     """
 
     _distloss_replicas: Replicas | None
+    monitor: Monitor | None = None  # where what steps are like is noted
 
     def aggregate_gradients(self, grads_and_vars: Any) -> list[Any]:
         """The pairs that have a gradient, with the sums of these."""
@@ -76,6 +78,8 @@ class SumsFirst:
             local = _empty.zeros_without_rows(local, step.rows)
         # tf-keras adds slices up too, but after it has clipped them
         sums = _sparse.added_up(replicas.sum_gradients(local, name))
+        if self.monitor is not None:
+            self.monitor.note(sums, 1.0)  # a LossScaleOptimizer has unscaled them
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
     _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy

@@ -16,7 +16,24 @@ from distloss._model_hooks import report_global_metrics
 from distloss._monitor import Monitor
 
 
-class BroadcastState(keras.callbacks.Callback):
+class _Callback(keras.callbacks.Callback):
+    """A callback of Keras 3 that `fit` of tf-keras (Keras 2) takes as well.
+
+    That asks callbacks for which batches they have something to do:
+    https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/callbacks.py
+    """
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class BroadcastState(_Callback):
     """Starts all processes from the weights and the optimizer of one.
 
     When training begins, each weight and each variable of the optimizer (slots,
@@ -52,7 +69,7 @@ class BroadcastState(keras.callbacks.Callback):
 
 
 def broadcast_state(
-    model: keras.Model, replicas: HorovodReplicas, *, root_rank: int | None = None
+    model: Any, replicas: HorovodReplicas, *, root_rank: int | None = None
 ) -> None:
     """Assigns weights and optimizer variables of process `root_rank` to all.
 
@@ -66,7 +83,7 @@ def broadcast_state(
     replicas.broadcast(variables, root_rank=root, name="state")
 
 
-def state_of(model: keras.Model) -> list[Any]:
+def state_of(model: Any) -> list[Any]:
     """Weights and optimizer variables of a model, in the order of their making.
 
     Raises:
@@ -81,9 +98,17 @@ def state_of(model: keras.Model) -> list[Any]:
     optimizer = model.optimizer
     if optimizer is None:
         return list(model.weights)
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    return [*model.weights, *optimizer.variables]
+    _build(optimizer, model.trainable_variables)
+    variables = optimizer.variables  # a method in tf_keras.optimizers.legacy
+    return [*model.weights, *(variables() if callable(variables) else variables)]
+
+
+def _build(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Makes the variables of an optimizer of either Keras, where there are none."""
+    if hasattr(optimizer, "_create_all_weights"):  # of tf_keras.optimizers.legacy
+        optimizer._create_all_weights(variables)
+    elif not getattr(optimizer, "built", False):
+        optimizer.build(variables)  # which in tf-keras sees whether there are any
 
 
 def _check_same_shapes(variables: Sequence[Any], replicas: HorovodReplicas) -> None:
@@ -98,7 +123,7 @@ def _check_same_shapes(variables: Sequence[Any], replicas: HorovodReplicas) -> N
         )
 
 
-class GlobalMetrics(keras.callbacks.Callback):
+class GlobalMetrics(_Callback):
     """Makes `fit` and `evaluate` report metrics over the rows of all processes.
 
     At the end of an epoch or evaluation, the variables of each metric, which hold sums,
@@ -124,13 +149,13 @@ class GlobalMetrics(keras.callbacks.Callback):
         super().__init__()
         self.replicas = replicas or HorovodReplicas()
 
-    def set_model(self, model: keras.Model) -> None:
+    def set_model(self, model: Any) -> None:
         """Takes effect for `model`, from now on."""
         super().set_model(model)
         report_global_metrics(model, self.replicas)
 
 
-class DriftGuard(keras.callbacks.Callback):
+class DriftGuard(_Callback):
     """Stops training when the processes no longer hold the same weights.
 
     Every `every` batches and when training ends, each process computes two checksums of
@@ -190,7 +215,7 @@ class DriftGuard(keras.callbacks.Callback):
           DriftError: they differ.
         """
         variables = self.model.trainable_weights
-        mine = self._checksums([variable.value for variable in variables])
+        mine = self._checksums([tf.convert_to_tensor(v) for v in variables])
         everybody = self.replicas.gathered(mine[tf.newaxis], "checksums").numpy()
         at = first_difference(everybody, self.tolerance)
         if at is not None:
@@ -198,7 +223,7 @@ class DriftGuard(keras.callbacks.Callback):
             raise DriftError(_drift_message(self.model, variables[at], sums))
 
 
-class StepSummary(keras.callbacks.Callback):
+class StepSummary(_Callback):
     """Writes for TensorBoard what a step divides by, its gradient, and what it skips.
 
     - `distloss/gradient_norm`: of all gradients, after they were summed over replicas
@@ -231,13 +256,7 @@ class StepSummary(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets the model's optimizer and losses note what steps are like."""
-        optimizer = self.model.optimizer
-        if not hasattr(optimizer, "monitor"):
-            raise ArgumentError(
-                "Expected a model whose optimizer is distributed. Got "
-                f"{type(optimizer).__name__}. Call distloss.prepare(model) after "
-                "model.compile(...)."
-            )
+        optimizer = _one_that_notes(self.model.optimizer)
         if not self._written:
             with self.model.distribute_strategy.scope():
                 self._begin(optimizer)
@@ -249,8 +268,7 @@ class StepSummary(keras.callbacks.Callback):
             "gradient_norm": optimizer.monitor.gradient_norm,
             "skipped_steps": optimizer.monitor.skipped,
         }
-        losses = keras.tree.flatten(self.model._compile_loss._user_loss)
-        for loss in losses:
+        for loss in _losses_of(self.model):
             if hasattr(loss, "monitor"):
                 loss.monitor = per_replica_variable((), "float32", "only_first_replica")
                 name = f"denominator/{loss.name}"
@@ -271,6 +289,30 @@ class StepSummary(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the file."""
         self._writer.close()
+
+
+def _one_that_notes(optimizer: Any) -> Any:
+    """The optimizer that notes what steps are like: that of tf-keras is the inner one.
+
+    Raises:
+      ArgumentError: it is not distributed.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for found in (optimizer, inner):
+        if hasattr(found, "monitor"):
+            return found
+    raise ArgumentError(
+        "Expected a model whose optimizer is distributed. Got "
+        f"{type(optimizer).__name__}. Call distloss.prepare(model) after "
+        "model.compile(...)."
+    )
+
+
+def _losses_of(model: Any) -> list[Any]:
+    """The compiled losses of a model of either Keras, if there are any."""
+    if isinstance(model, keras.Model):
+        return keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
+    return tf.nest.flatten(model.compiled_loss._user_losses)
 
 
 def _checked_every(every: Any) -> int:
@@ -309,6 +351,7 @@ def _drift_message(
     model: keras.Model, variable: Any, sums: np.ndarray[Any, Any]
 ) -> str:
     found = ", ".join(f"{value:.9g}" for value in sums)
+    name = getattr(variable, "path", variable.name)  # of tf-keras
     kind = type(model.optimizer)
     cause = (
         "Broadcast the initial weights with distloss.callbacks.BroadcastState, and "
@@ -323,7 +366,7 @@ def _drift_message(
         )
     return (
         "Expected the same weights on all processes. Got different ones, first in "
-        f"variable {variable.path!r}: the sums of its elements are {found}, in the "
+        f"variable {name!r}: the sums of its elements are {found}, in the "
         f"order of the ranks. {cause}"
     )
 

@@ -25,10 +25,13 @@ def in_step(
 
     The processes agree on the largest number of batches once, when this is called; all
     must call it together. Under `mean_with_sample_weight` and the other means empty
-    batches are exact. `BatchNormalization` is not: it has no mean of zero rows.
+    batches are exact. Layers of a prepared model see one row of zeros in their place,
+    of weight zero. In a loop of your own they see none, and `BatchNormalization` has no
+    mean of that.
 
     Args:
-      dataset: local, finite, of batches with rows along axis 0.
+      dataset: local, finite, of batches with rows along axis 0: nests of dense, ragged
+        and sparse tensors, optional values of them, and None.
       replicas: the processes; None means all of Horovod's.
       batches: how many batches `dataset` has. None asks it, and where it does not know
         (after a filter, or from a generator) counts them by going through it once.
@@ -38,7 +41,8 @@ def in_step(
 
     Raises:
       ArgumentTypeError: `dataset` is no `tf.data.Dataset`.
-      ArgumentError: it never ends, or `batches` is negative or no int.
+      ArgumentError: it never ends, no process has a batch, an element is no batch of
+        rows, or `batches` is negative or no int.
 
     Example:
       >>> import tensorflow as tf
@@ -54,19 +58,73 @@ def in_step(
     replicas = replicas or HorovodReplicas()
     count = tf.constant(local, tf.int64)
     most = int(replicas.maximum(count, "batches"))
+    if most == 0:
+        raise ArgumentError(
+            "Expected a data set with batches. Got one without, on each process. Look "
+            "at what filter, take, shard or batch(drop_remainder=True) leave of it."
+        )
     joined = dataset.concatenate(empty_batches(dataset, most - local))
     return joined.apply(tf.data.experimental.assert_cardinality(most))
 
 
 def empty_batches(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
     """`count` batches of zero rows, of the structure of those of `dataset`."""
-
-    def empty(spec: Any) -> tf.Tensor:
-        shape = spec.shape.as_list()
-        return tf.zeros([0, *(size or 0 for size in shape[1:])], spec.dtype)
-
-    batch = tf.nest.map_structure(empty, dataset.element_spec)
+    batch = tf.nest.map_structure(_empty_of, dataset.element_spec)
     return tf.data.Dataset.from_tensors(batch).repeat(count)
+
+
+def _empty_of(spec: Any) -> Any:
+    """A value of `spec` without rows; a number that is no batch is 0."""
+    if isinstance(spec, tf.NoneTensorSpec | tf.OptionalSpec):
+        return _nothing_of(spec)
+    makers = {
+        tf.RaggedTensorSpec: _empty_ragged,
+        tf.SparseTensorSpec: _empty_sparse,
+        tf.TensorSpec: _empty_dense,
+    }
+    if type(spec) not in makers or spec.shape.rank is None:
+        raise ArgumentError(
+            "Expected batches of dense, ragged and sparse tensors of known rank. Got "
+            f"{spec}, of which no empty batch can be made. Call batch(), "
+            "tf.ensure_shape(x, [None, ...]) or map to such tensors before in_step."
+        )
+    return makers[type(spec)](spec)
+
+
+def _nothing_of(spec: Any) -> Any:
+    if isinstance(spec, tf.OptionalSpec):
+        return tf.experimental.Optional.from_value(
+            tf.nest.map_structure(_empty_of, spec._element_spec)
+        )
+    return None
+
+
+def _empty_shape(shape: tf.TensorShape) -> list[int]:
+    return [0, *(size or 0 for size in shape[1:])] if shape.rank else []
+
+
+def _empty_dense(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros(_empty_shape(spec.shape), spec.dtype)
+
+
+def _empty_sparse(spec: tf.SparseTensorSpec) -> tf.SparseTensor:
+    shape = _empty_shape(spec.shape)
+    return tf.SparseTensor(
+        tf.zeros([0, len(shape)], tf.int64), tf.zeros([0], spec.dtype), shape
+    )
+
+
+def _empty_ragged(spec: tf.RaggedTensorSpec) -> Any:
+    shape, rank = spec.shape, spec.ragged_rank
+    value: Any = tf.zeros(_empty_shape(shape[rank:]), spec.dtype)
+    for length in reversed(shape[1 : rank + 1]):
+        if length is None:
+            splits = tf.zeros([1], spec.row_splits_dtype)
+            value = tf.RaggedTensor.from_row_splits(value, splits)
+        else:
+            length = tf.constant(length, spec.row_splits_dtype)
+            value = tf.RaggedTensor.from_uniform_row_length(value, length, nrows=0)
+    return value
 
 
 def _batch_count(dataset: Any, batches: Any) -> int:
