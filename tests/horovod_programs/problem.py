@@ -61,6 +61,22 @@ def dense(optimizer, loss, **options):
     return model
 
 
+def dense_of_tf_keras(optimizer, loss):
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(1)
+    hidden = tf_keras.layers.Dense(4, "tanh", input_shape=(3,))
+    model = tf_keras.Sequential([hidden, tf_keras.layers.Dense(1)])
+    model.compile(optimizer, loss, weighted_metrics=["mae"])
+    return model
+
+
+def adam_of_tf_keras():
+    import tf_keras
+
+    return tf_keras.optimizers.Adam(0.01, global_clipnorm=0.3)
+
+
 def embedding(optimizer, loss):
     keras.utils.set_random_seed(1)
     words = keras.layers.Embedding(6, 3)

@@ -15,7 +15,7 @@ from problem import MEAN, OPTIMIZERS, WEIGHTED
 
 import distloss
 from distloss import DistributedLoss, DistributedOptimizer, HorovodReplicas
-from distloss.callbacks import BroadcastState, DriftGuard, GlobalMetrics
+from distloss.callbacks import BroadcastState, DriftGuard, GlobalMetrics, elastic_state
 from distloss.data import in_step
 
 REPLICAS = HorovodReplicas()
@@ -268,6 +268,47 @@ def tf_keras_loop():
     return {"weights": problem.flat(variables), "is_same_class": is_same_class}
 
 
+def wrapped_of_tf_keras():
+    import tf_keras
+
+    loss = tf_keras.losses.MeanSquaredError()
+    inner = problem.adam_of_tf_keras()
+    optimizer = DistributedOptimizer(inner, replicas=REPLICAS)
+    loss = DistributedLoss(loss, reduction=WEIGHTED, replicas=REPLICAS)
+    return problem.dense_of_tf_keras(optimizer, loss)
+
+
+def tf_keras_callbacks():
+    """Only rank 0 has the weights that all are to start from."""
+    model = wrapped_of_tf_keras()
+    model.set_weights([w + hvd.rank() for w in model.get_weights()])
+    every = [BroadcastState(REPLICAS), GlobalMetrics(REPLICAS)]
+    guard = DriftGuard(REPLICAS, every=1)
+    result = problem.fitted(model, mine(), callbacks=[*every, guard])
+    report = model.evaluate(mine(), verbose=0, return_dict=True)
+    return {**result, "evaluate": report}
+
+
+def tf_keras_drift():
+    model = wrapped_of_tf_keras()
+    if hvd.rank() == 1:
+        model.layers[1].bias.assign([0.25])
+    guard = DriftGuard(REPLICAS, every=2)
+    return caught(lambda: model.fit(mine(), callbacks=[guard], verbose=0))
+
+
+def tf_keras_elastic_state():
+    """What was committed on rank 0 is what all have after a reset."""
+    model = wrapped_of_tf_keras()
+    state = elastic_state(model, replicas=REPLICAS, epoch=3)
+    model.set_weights([w + 1 + hvd.rank() for w in model.get_weights()])
+    state.commit()
+    model.set_weights([0 * w for w in model.get_weights()])
+    state.restore()
+    state.sync()
+    return {"weights": problem.flat(model.weights), "epoch": state.epoch}
+
+
 def sum_of_a_constant():
     """Whether it is taken whenever the function runs; the last check."""
     function = tf.function(lambda: REPLICAS.sum(tf.constant(2.0), "constant"))
@@ -314,6 +355,9 @@ CHECKS = (
     refusals,
     same_names_after_another_trace,
     tf_keras_loop,
+    tf_keras_callbacks,
+    tf_keras_drift,
+    tf_keras_elastic_state,
     sum_of_a_constant,
 )
 

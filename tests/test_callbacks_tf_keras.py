@@ -1,0 +1,214 @@
+"""Callbacks: ours with tf-keras, and what becomes of Horovod's with Keras 3."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from conftest import strategy_of
+from test_horovod import PROGRAMS, assert_as_one_process, assert_equal_ranks, problem
+from test_horovod import three as three  # a fixture
+from test_step_summary import SIZE, WEIGHTS, X, Y, events
+
+from distloss import DistlossError, prepare
+from distloss.callbacks import BroadcastState, StepSummary, state_of
+
+DENOMINATORS = [len(X[start : start + SIZE]) for start in range(0, len(X), SIZE)]
+layers = tf_keras.layers
+
+
+def compiled(strategy, optimizer, loss="mse"):
+    with strategy.scope():
+        tf_keras.utils.set_random_seed(3)
+        model = tf_keras.Sequential([layers.Dense(1, input_shape=[3])])
+        model.compile(optimizer(), loss)
+    return model
+
+
+def sgd():
+    return tf_keras.optimizers.SGD(0.05)
+
+
+def legacy():
+    return tf_keras.optimizers.legacy.SGD(0.05)
+
+
+def scaled():
+    return tf_keras.mixed_precision.LossScaleOptimizer(sgd(), initial_scale=2.0**10)
+
+
+def norms_on_one_device():
+    """Of each step's gradient, in NumPy."""
+    kernel, bias = (
+        w.astype("float64")
+        for w in compiled(tf.distribute.get_strategy(), sgd).get_weights()
+    )
+    norms = []
+    for start in range(0, len(X), SIZE):
+        x, y, w = (a[start : start + SIZE].astype("float64") for a in (X, Y, WEIGHTS))
+        error = w[:, None] * 2 * (x @ kernel + bias - y) / len(x)
+        gradients = x.T @ error, error.sum(0)
+        norms.append(np.sqrt(sum((g**2).sum() for g in gradients)))
+        kernel, bias = kernel - 0.05 * gradients[0], bias - 0.05 * gradients[1]
+    return norms
+
+
+def fitted(model, x, callbacks):
+    options = {"sample_weight": WEIGHTS, "shuffle": False, "verbose": 0}
+    return model.fit(x, Y, SIZE, 1, callbacks=callbacks, **options)
+
+
+@pytest.mark.parametrize("optimizer", [sgd, legacy, scaled])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_summary_is_of_the_whole_batch(optimizer, parts, tmp_path):
+    model = compiled(strategy_of("mirrored"), optimizer)
+    fitted(prepare(model, microbatches=parts), X, [StepSummary(tmp_path)])
+    found = events(tmp_path)
+    for tag, wanted in {
+        "distloss/denominator/mse": DENOMINATORS,
+        "distloss/gradient_norm": norms_on_one_device(),
+        "distloss/skipped_steps": [0, 0, 0, 0],
+    }.items():
+        assert [step for step, _ in found[tag]] == [1, 2, 3, 4]
+        np.testing.assert_allclose([x for _, x in found[tag]], wanted, rtol=1e-5)
+
+
+def test_skipped_steps_are_counted(tmp_path):
+    model = prepare(compiled(strategy_of("mirrored", 2), scaled))
+    x = X.copy()
+    x[SIZE + 7] = np.inf  # of the last replica, in the second batch
+    fitted(model, x, [StepSummary(tmp_path)])
+    assert events(tmp_path)["distloss/skipped_steps"][-1][1] == 1
+
+
+def adding(package):
+    class Adds(package.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(x**2))
+            return x
+
+    model = package.Sequential([package.Input([3]), package.layers.Dense(2), Adds()])
+    model.compile("sgd")
+    return model
+
+
+@pytest.mark.parametrize("package", [keras, tf_keras])
+def test_a_model_that_only_adds_losses_has_a_summary(package, tmp_path):
+    model = prepare(adding(package))
+    model.fit(X, batch_size=SIZE, verbose=0, callbacks=[StepSummary(tmp_path)])
+    found = events(tmp_path)
+    assert (np.array(found["distloss/gradient_norm"])[:, 1] > 0).all()
+
+
+def test_a_model_that_is_not_prepared_has_none(tmp_path):
+    model = compiled(strategy_of("none"), sgd)
+    with pytest.raises(DistlossError, match=r"Call distloss.prepare\(model\)"):
+        fitted(model, X, [StepSummary(tmp_path)])
+
+
+@pytest.mark.parametrize("optimizer", [sgd, legacy, scaled])
+def test_the_state_of_a_model_is_its_weights_and_its_optimizers(optimizer):
+    model = compiled(strategy_of("none"), optimizer)
+    before = [variable.shape for variable in state_of(model)]
+    fitted(model, X, [])
+    assert [variable.shape for variable in state_of(model)] == before
+    assert any("iter" in v.name for v in state_of(model))
+    with pytest.raises(DistlossError, match="Expected a model with weights"):
+        state_of(tf_keras.Sequential([layers.Dense(1)]))
+
+
+def test_tf_keras_asks_a_callback_for_its_batches():
+    """callbacks._Callback answers."""
+    callback = BroadcastState.__new__(BroadcastState)
+    wanted = [
+        n for n in dir(tf_keras.callbacks.Callback) if n.startswith("_implements")
+    ]
+    assert len(wanted) == 3
+    assert [n for n in wanted if not callable(getattr(callback, n, None))] == []
+    assert hasattr(tf_keras.Model, "_validate_and_get_metrics_result")
+
+
+# -- under Horovod
+
+
+def test_tf_keras_starts_reports_and_stays_as_one_process(three):
+    class Weighted(tf_keras.losses.Loss):
+        """A mean by weights: tf-keras divides by rows."""
+
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            weights = tf.cast(sample_weight, tf.float32)
+            return tf.reduce_sum(weights * (y_true - y_pred) ** 2) / tf.reduce_sum(
+                weights
+            )
+
+    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), Weighted())
+    whole = problem.batches(problem.whole())
+    wanted = problem.fitted(model, whole)
+    results = [result["tf_keras_callbacks"] for result in three]
+    assert_as_one_process(results, wanted)
+    report = model.evaluate(whole, verbose=0, return_dict=True)
+    for result in results:
+        assert result["evaluate"] == pytest.approx(report, rel=1e-5)
+
+
+def test_drift_of_tf_keras_is_found_and_an_elastic_state_kept(three):
+    for result in three:
+        assert result["tf_keras_drift"].startswith("DriftError: Expected the same")
+        assert "/bias:0" in result["tf_keras_drift"]
+    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), "mse")
+    states = [result["tf_keras_elastic_state"] for result in three]
+    assert_equal_ranks(states)
+    one_more = [x + 1 for x in problem.flat(model.weights)]
+    np.testing.assert_allclose(states[0]["weights"], one_more, rtol=1e-6)
+    assert states[0]["epoch"] == 3
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("alone") / "found.json"
+    command = [sys.executable, str(PROGRAMS / "alone.py"), str(path)]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(path.read_text())
+
+
+FAIL = {
+    "BroadcastGlobalVariablesCallback": ("'ref'", "BroadcastState"),
+    "MetricAverageCallback": ("'constant'", "GlobalMetrics"),
+    "LearningRateScheduleCallback": ("'get_value'", "LearningRateScheduler"),
+    "LearningRateWarmupCallback": ("'get_value'", "warmup_target"),
+    "BestModelCheckpoint": ("'endswith'", "ModelCheckpoint"),
+}
+
+
+@pytest.mark.parametrize("name", FAIL)
+def test_a_callback_of_horovods_that_fails_is_refused_by_name(alone, name):
+    """The negative control: upstream fails on Keras 3."""
+    upstream, instead = FAIL[name]
+    assert alone[name]["plain"].startswith("AttributeError")
+    assert upstream in alone[name]["plain"]
+    found = alone[name]["prepared"]
+    if name == "BestModelCheckpoint":  # it cannot be made
+        assert found == alone[name]["plain"]
+        return
+    assert found.startswith("ArgumentError: Expected callbacks that work with Keras 3")
+    assert f"hvd.callbacks.{name}" in found
+    assert instead in found
+
+
+def test_those_of_elastic_training_work_with_our_state(alone):
+    for name in ("CommitState", "UpdateBatchState", "UpdateEpochState"):
+        found = alone[f"{name}Callback"]
+        assert found == {"plain": "trains", "prepared": "trains"}
+    assert alone["KerasState"]["plain"].startswith("TypeError")
