@@ -43,6 +43,13 @@ class HorovodReplicas(Replicas):
     name of its own, and processes that built other models before, or traced again,
     still match.
 
+    Variables that each process keeps for itself, such as its part of an embedding, have
+    no counterpart of Horovod's `register_local_source` and `local_layers`. In a loop,
+    give a `DistributedOptimizer` the gradients of the others, and theirs to a plain
+    optimizer, undivided: a share is divided by the whole batch already. In `fit` use
+    `hvd.DistributedGradientTape(op=hvd.Sum, scale_local_gradients=False)` in a
+    `train_step`. `BroadcastState` and `DriftGuard` take all variables for shared.
+
     Call `hvd.init()` first. A process outside the process set is left alone: its sums
     are its own values.
 

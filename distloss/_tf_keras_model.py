@@ -243,8 +243,9 @@ def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
 
 
 def _may_be_empty(model: Any, step: Step) -> bool:
-    rows = tf.get_static_value(step.rows)
-    return model.distribute_strategy.num_replicas_in_sync > 1 and not rows
+    # The same on all replicas, for they meet: an eager one knows no rows but its own.
+    is_open = tf.executing_eagerly() or not tf.get_static_value(step.rows)
+    return model.distribute_strategy.num_replicas_in_sync > 1 and is_open
 
 
 def _statistics_of(layer: Any) -> list[Any]:
@@ -405,6 +406,8 @@ def _gradients_of_part(
             tape.gradient(scaled, variables), variables, strict=True
         )
     ]
+    if tf.executing_eagerly():
+        gradients = _empty.zeros_without_rows(gradients, part.rows)
     _x, y, sample_weight = data
     model.compiled_metrics.update_state(y, y_pred, sample_weight)
     shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
@@ -414,10 +417,15 @@ def _gradients_of_part(
 def _loss_and_predictions(
     model: Any, part: Part, data: Any, *, training: bool
 ) -> tuple[tf.Tensor, Any]:
+    if tf.executing_eagerly():  # else a part without rows is not run
+        data = _empty.with_a_row(data)
     x, y, sample_weight = data
     with _denominators.during(part):
         y_pred = model(x, training=training)
-        return model.compute_loss(x, y, y_pred, sample_weight), y_pred
+        loss = model.compute_loss(x, y, y_pred, sample_weight)
+    if tf.executing_eagerly():
+        y_pred = _empty.without_it(y_pred, part.rows)
+    return loss, y_pred
 
 
 def _apply(model: Any, gradients: list[Any]) -> None:

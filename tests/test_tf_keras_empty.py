@@ -147,6 +147,14 @@ def test_empty_shards_count_nothing_in_parts(name):
     assert_same(fitted(model, x), wanted)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_empty_shards_count_nothing_eagerly(parts):
+    wanted = fitted(compiled(adding, "mse", metrics=["mae"]), X)
+    options = {"metrics": ["mae"], "run_eagerly": True}
+    model = compiled(adding, "mse", strategy_of("mirrored", 4), **options)
+    assert_same(fitted(prepare(model, microbatches=parts), X), wanted)
+
+
 def dealt(strategy, sizes):
     """The rows, so many to each replica, for ever."""
     starts = np.cumsum([0, *sizes])
