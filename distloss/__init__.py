@@ -6,15 +6,22 @@ alone does not load TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from distloss._errors import DistlossError
+from distloss._errors import BackendError, DistlossError
 
 if TYPE_CHECKING:
+    from distloss import callbacks as callbacks
+    from distloss import data as data
+    from distloss import losses as losses
+    from distloss import metrics as metrics
+    from distloss import microbatches as microbatches
+    from distloss import optimizers as optimizers
+    from distloss import replicas as replicas
     from distloss._audit import audit
     from distloss._horovod import HorovodReplicas
     from distloss._prepare import prepare
@@ -54,29 +61,79 @@ _HOME = {
     "regularization_share": "distloss._reduce",
 }
 
+_MODULES = (
+    "callbacks",
+    "data",
+    "losses",
+    "metrics",
+    "microbatches",
+    "optimizers",
+    "replicas",
+)
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+# Those whose classes register themselves, in the order in which they import each other.
+_REGISTER = (
+    "distloss.replicas",
+    "distloss._horovod",
+    "distloss.losses",
+    "distloss.metrics",
+    "distloss.optimizers",
+)
+
+# Those whose end of import is told: all that users may import first.
+_ANNOUNCED = tuple(
+    dict.fromkeys([*_HOME.values(), *(f"distloss.{name}" for name in _MODULES)])
+)
+
+if TYPE_CHECKING:
+    __version__: str
+else:  # a type checker takes __getattr__ to mean that every name exists
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"distloss.{name}")
+        if name == "__version__":
+            return importlib.import_module("distloss._package").version()
         raise AttributeError(f"module 'distloss' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES, "__version__"})
 
 
-@wrapt.when_imported("keras")
-def _register_with_keras(_keras: Any) -> None:
-    # Keras loads a saved model only from classes that have registered themselves,
-    # and `import distloss` must be enough for that, before or after Keras.
-    # On another backend they say so when they are used, not from `import keras`.
-    with contextlib.suppress(ImportError):
-        for module in set(_HOME.values()):
+def _import_on_our_backend(*modules: str) -> bool:
+    """Whether Keras' backend is ours; if not, users of these modules hear of it."""
+    try:
+        for module in modules:
             importlib.import_module(module)
+    except BackendError:  # not from `import keras`, which may be for something else
+        return False
+    return True
+
+
+def _register_with_keras(imported: Any) -> None:
+    # Keras loads a saved model only from classes that have registered themselves,
+    # and `import distloss` must be enough for that, before or after Keras. If one of
+    # our modules is what imports Keras first, its own end is waited for.
+    others = (name for name in _ANNOUNCED if name != imported.__name__)
+    if "keras" in sys.modules and not any(map(_is_half_imported, others)):
+        _import_on_our_backend(*_REGISTER)
+
+
+def _is_half_imported(name: str) -> bool:
+    return getattr(
+        getattr(sys.modules.get(name), "__spec__", None), "_initializing", False
+    )
+
+
+for _name in ("keras", *_ANNOUNCED):
+    wrapt.register_post_import_hook(_register_with_keras, _name)
 
 
 @wrapt.when_imported("tf_keras")
 def _register_with_tf_keras(_tf_keras: Any) -> None:
-    with contextlib.suppress(ImportError):
+    if _import_on_our_backend("distloss._tf_keras_loss", "distloss.metrics"):
         importlib.import_module("distloss._tf_keras_loss").loss_class()
         importlib.import_module("distloss.metrics").class_for_tf_keras()

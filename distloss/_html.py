@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from distloss import _words
+from distloss._printable import printable
 from distloss._report import Report
 
 _PAGE = """<!doctype html>
@@ -73,8 +74,10 @@ def page(report: Report) -> str:
     counts, table = _words.probes(report)
     even = {n: one.variables for n, one in table.get("even split", {}).items()}
     names = list(dict.fromkeys(name for row in even.values() for name in row))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_PAGE).render(
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_seen
+    )
+    shown = environment.from_string(_PAGE).render(
         report=report,
         headline=_words.headline(report),
         causes=_words.causes(report),
@@ -86,6 +89,13 @@ def page(report: Report) -> str:
         short=_words.short,
         plot=_plot(counts, table, even) if counts else "",
     )
+    # The same page whatever coding a terminal, a file or a server gives it.
+    return shown.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _seen(value: Any) -> Any:
+    """What is put into the page: the type says what is escaped already."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def _plot(counts: list[int], table: Any, even: Any) -> str:
@@ -135,7 +145,8 @@ def _plot_errors(axes: Any, counts: list[int], table: Any) -> None:
         )
     axes.set_xscale("log")
     axes.set_xlim(least / 2, 1e4)
-    axes.set_yticks(range(len(probes)), probes, fontsize=8, parse_math=False)
+    names = [printable(name) for name in probes]
+    axes.set_yticks(range(len(probes)), names, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="relative difference from one replica")
     axes.set_title("What each probe said (right end: not finite)", fontsize=10)

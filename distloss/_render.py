@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from distloss import _text
 from distloss._errors import AuditError
+from distloss._printable import printable
 from distloss._report import Report
-from distloss._words import printable
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("rich",),
@@ -36,8 +36,10 @@ def check_installed(form: str) -> None:
             ) from error
 
 
-def rendered(report: Report, form: str, *, colours: bool = False) -> str:
-    """The report in one of the formats of `NEEDS`."""
+def rendered(
+    report: Report, form: str, *, colours: bool = False, coding: str = "utf-8"
+) -> str:
+    """The report in one of the formats of `NEEDS`, for a terminal of this coding."""
     if form == "json":
         return report.to_json() + "\n"
     if form == "html":
@@ -46,17 +48,19 @@ def rendered(report: Report, form: str, *, colours: bool = False) -> str:
         return _html.page(report)
     if form == "plain":
         return _text.plain(report)
-    return _text.text(report, colours=colours)
+    return _text.text(report, colours=colours, coding=coding)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """What is being done, on stderr: one line that changes, or nothing."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _text: None
         return
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status("starting") as status:
+    console = Console(stderr=True)
+    spinner = "line" if console.options.ascii_only else "dots"
+    with console.status("starting", spinner=spinner) as status:
         yield lambda text: status.update(Text(printable(text)))

@@ -5,15 +5,23 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from distloss._printable import printable
 from distloss._report import Finding, Report
-from distloss._words import causes, headline, printable, probes, short, verdict
+from distloss._words import causes, headline, probes, short, verdict
 
 
-def text(report: Report, *, colours: bool = False, width: int | None = None) -> str:
-    """For a terminal."""
+def text(
+    report: Report,
+    *,
+    colours: bool = False,
+    width: int | None = None,
+    coding: str = "utf-8",
+) -> str:
+    """For a terminal, whose coding decides what frames are drawn with."""
     from rich.console import Console
 
-    into = io.StringIO()
+    written = io.BytesIO()
+    into = io.TextIOWrapper(written, coding, "backslashreplace", newline="\n")
     console = Console(
         file=into,
         force_terminal=colours,
@@ -26,16 +34,18 @@ def text(report: Report, *, colours: bool = False, width: int | None = None) -> 
         _print_cause(console, group)
     _print_probes(console, report)
     _print_skipped(console, report)
-    return into.getvalue()
+    into.flush()
+    return written.getvalue().decode(coding)
 
 
 def _print_head(console: Any, report: Report) -> None:
     from rich.text import Text
 
     counts = ", ".join(str(n) for n in report.replicas)
-    what = f"{printable(report.target)} on {counts} replicas ({report.engine})"
-    console.print(Text(f"distloss audit: {what}", "dim"))
-    console.print(Text(headline(report), "bold green" if report.agrees else "bold red"))
+    what = f"{report.target} on {counts} replicas ({report.engine})"
+    console.print(Text(printable(f"distloss audit: {what}"), "dim"))
+    style = "bold green" if report.agrees else "bold red"
+    console.print(Text(printable(headline(report)), style))
 
 
 def _print_cause(console: Any, group: list[Finding]) -> None:
@@ -56,8 +66,8 @@ def _print_cause(console: Any, group: list[Finding]) -> None:
     parts: list[Any] = [Text(printable(first.explanation)), Text(""), table]
     if first.variables:
         parts += [Text(""), Text(f"Variables: {short(first.variables)}")]
-    parts += [Text(""), Text(f"To mend it: {first.remedy}", "cyan")]
-    title = Text(first.cause, "bold")
+    parts += [Text(""), Text(printable(f"To mend it: {first.remedy}"), "cyan")]
+    title = Text(printable(first.cause), "bold")
     console.print(Panel(Group(*parts), title=title, title_align="left"))
 
 
@@ -96,14 +106,14 @@ def plain(report: Report) -> str:
     lines = [headline(report)]
     for group in causes(report):
         first = group[0]
-        lines += ["", f"{first.cause}: {printable(first.explanation)}"]
+        lines += ["", f"{first.cause}: {first.explanation}"]
         for one in group:
-            seen = "; ".join(printable(line) for line in one.evidence)
+            seen = "; ".join(one.evidence)
             lines.append(
                 f"  {one.replicas} replicas: scale {one.scale:.4g}, residual "
                 f"{one.residual:.2g}. {seen}"
             )
         lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
         lines.append(f"  To mend it: {first.remedy}")
-    lines += [printable(f"Note: {s.check}: {s.why}") for s in report.skipped]
-    return "\n".join(lines) + "\n"
+    lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
+    return "".join(f"{printable(line)}\n" for line in lines)

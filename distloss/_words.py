@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distloss._printable import printable
 from distloss._report import Finding, Measured, Report
 
 
@@ -45,8 +46,3 @@ def short(names: tuple[str, ...], most: int = 4) -> str:
     shown = ", ".join(printable(name) for name in names[:most])
     rest = len(names) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def printable(text: str) -> str:
-    """Without control characters, which could rewrite a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import pathlib
 import sys
-import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from distloss import _output
+from distloss._errors import DistlossError
+from distloss._printable import printable
 
 if TYPE_CHECKING:
     from distloss._report import Report
@@ -20,34 +23,62 @@ build() takes nothing and returns (model, batch): a compiled Keras model, or an 
 with trainable_variables and train_step(batch), and one global batch (x, y) or
 (x, y, sample_weight) in NumPy. It is called inside strategy.scope().
 
-exit codes: 0 gradients agree, 1 they differ, 2 could not be checked
+exit codes: 0 gradients agree, 1 they differ, 2 could not be checked, or the report
+could not be written
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    from distloss._errors import DistlossError
-
     try:
-        return _audited(arguments)
-    except DistlossError as error:
-        print(f"distloss: {error}", file=sys.stderr)
-    except Exception as error:  # 1 is a verdict, so no traceback of ours may say it
-        told = f"{type(error).__name__}: {error}"
-        print(
-            f"distloss: the audit itself failed, please report it: {told}",
-            file=sys.stderr,
-        )
+        return _audited(_parser().parse_args(argv))
+    except SystemExit:  # argparse has said why, or has helped
+        _output.flush()
+        raise
     except KeyboardInterrupt:
-        print("distloss: interrupted", file=sys.stderr)
+        told = "interrupted"
+    except Exception as error:  # 1 is a verdict, so no traceback of ours may say it
+        told = _told(error)
+    _output.say(f"distloss: {told}")
     return NOT_CHECKED
 
 
+def _told(error: Exception) -> str:
+    if isinstance(error, DistlossError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the system refused: {error}"
+    kind = type(error).__name__
+    return f"the audit itself failed, please report it: {kind}: {error}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says so where it cannot write, and rewrites no terminal."""
+
+    def print_help(self, _file: Any = None) -> None:
+        _output.show(self.format_help())
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+class _Version(argparse.Action):
+    """Looks the version up only if it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from distloss._package import version
+
+        _output.show(f"distloss {version()}\n")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="distloss",
         description="One global batch, one update, however it is split.",
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version and exit"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     audit = commands.add_parser(
@@ -105,7 +136,7 @@ def _audited(arguments: argparse.Namespace) -> int:
     from distloss._audit import audit
 
     _render.check_installed(arguments.format)
-    _check_folder(arguments.output)
+    _output.check(arguments.output, arguments.build)
     with _render.progress() as progress:
         report = audit(
             arguments.build,
@@ -115,36 +146,32 @@ def _audited(arguments: argparse.Namespace) -> int:
             timeout=arguments.timeout,
             progress=progress,
         )
-    colours = arguments.output is None and sys.stdout.isatty()
-    text = _render.rendered(report, arguments.format, colours=colours)
-    _write(text, arguments.output)
-    return _code(report)
-
-
-def _check_folder(path: pathlib.Path | None) -> None:
-    from distloss._errors import ArgumentError
-
-    if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
-        raise ArgumentError(
-            f"Expected --output to be a file in a folder that exists. Got {path}."
-        )
-
-
-def _code(report: Report) -> int:
+    if not _is_delivered(report, arguments.format, arguments.output):
+        return NOT_CHECKED
     return AGREES if report.agrees else DIFFERS
 
 
-def _write(text: str, path: pathlib.Path | None) -> None:
-    """Writes the whole report or nothing."""
-    if path is None:
-        sys.stdout.write(text)
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _is_delivered(report: Report, form: str, path: pathlib.Path | None) -> bool:
+    """Whether the report is where it was wanted; else it is shown in short."""
+    from distloss import _render
+
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        if path is None:
+            colours = sys.stdout is not None and sys.stdout.isatty()
+            coding = _output.encoding()
+            _output.show(_render.rendered(report, form, colours=colours, coding=coding))
+        else:
+            _output.write(_render.rendered(report, form), path)
+    except Exception as error:  # minutes of work are not thrown away
+        where = "stdout" if path is None else path
+        _output.say(f"distloss: the report is not in {where}: {_told(error)}")
+        _show_in_short(report, "json" if form == "json" else "plain")
+        return False
+    return True
+
+
+def _show_in_short(report: Report, form: str) -> None:
+    from distloss import _render
+
+    with contextlib.suppress(OSError):
+        _output.show(_render.rendered(report, form))

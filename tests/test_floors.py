@@ -9,7 +9,7 @@ import distloss
 
 PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
-    {"_errors", "_types"},
+    {"_errors", "_keeper", "_package", "_printable", "_types"},
     {"_keras_versions", "_sparse"},
     {"replicas"},
     {"_empty", "_horovod", "_model_hooks", "_monitor"},
@@ -31,7 +31,7 @@ FLOORS = (
     {"_tf_keras_switches"},
     {"_clipping", "_html", "_measure", "_text"},
     {"_child", "_diagnosis"},
-    {"_one_device", "_render"},
+    {"_one_device", "_output", "_render"},
     {"_audit"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},

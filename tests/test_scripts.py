@@ -22,10 +22,10 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def setup(checkout, **environment):
+def setup(checkout, extra="examples", **environment):
     path = f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [checkout / "scripts" / "setup", "examples"],
+        [checkout / "scripts" / "setup", extra],
         env={**os.environ, "PATH": path, **environment},
         capture_output=True,
         text=True,
@@ -55,7 +55,7 @@ def test_no_compiler(checkout):
     tools = ("bash", "dirname")
     for tool in tools:
         (checkout / "bin" / tool).symlink_to(shutil.which(tool))
-    done = setup(checkout, PATH=str(checkout / "bin"))
+    done = setup(checkout, "test", PATH=str(checkout / "bin"))
     assert_one_line(done, "no C++ compiler found")
 
 
