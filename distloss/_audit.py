@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -89,9 +88,7 @@ def audit(  # noqa: PLR0913
     counts = _checked_counts(replicas)
     _check_choices(engine, devices)
     started = time.monotonic()
-    # The address of a socket has at most 107 characters.
-    place = None if len(tempfile.gettempdir()) < 60 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="distloss-", dir=place) as folder:
+    with _launch.folder() as folder:
         target = target_of(build, pathlib.Path(folder))
         settings = {"folder": folder, "devices": devices, "target": target.settings}
 

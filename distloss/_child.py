@@ -1,7 +1,7 @@
 """A child process of the audit: does what it is asked, and answers.
 
-Started as `python -m distloss._child`, with a socket for questions and answers, so
-that whatever the user's code prints does no harm. It dies with its parent.
+Started with the path of its settings, which name a socket for questions and answers,
+so that whatever the user's code prints does no harm. It ends when the socket does.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import importlib.util
 import json
 import os
 import pathlib
-import signal
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
+
+from distloss._errors import DistlossError
+from distloss._keeper import die_with_parent
+from distloss._package import FOLDER
+
+_LONG = 20_000  # characters of an error's message
 
 
 class Line:
@@ -41,7 +46,7 @@ class Line:
             for line in lines:
                 self._lines.append(line)
                 self._arrived.release()
-        _die()  # the parent is gone, or wants us gone
+        os._exit(1)  # the parent is gone, or wants us gone
 
     def question(self) -> Any:
         """The next one; waits for it."""
@@ -51,12 +56,6 @@ class Line:
     def answer(self, value: Any) -> None:
         """Sends one."""
         self._socket.sendall(json.dumps(value).encode() + b"\n")
-
-
-def _die() -> NoReturn:
-    """Ends this process and whatever it started, without asking Python."""
-    os.killpg(os.getpgid(0), signal.SIGKILL)
-    os._exit(1)
 
 
 def load(target: dict[str, Any]) -> Callable[[], Any]:
@@ -130,23 +129,33 @@ class Server:
 
 def _error(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(pathlib.Path(__file__).parent)
-    theirs = [f for f in frames if not f.filename.startswith(own)]
+    theirs = [f for f in frames if not f.filename.startswith(str(FOLDER))]
     local = [f for f in theirs if "site-packages" not in f.filename] or theirs
     where = f"{local[-1].filename}:{local[-1].lineno}" if local else ""
     return {
         "type": type(error).__name__,
-        "message": str(error).strip() or repr(error),
+        "message": _message(error),
         "where": where,
-        "is_ours": type(error).__module__ == "distloss._errors",
+        "is_ours": isinstance(error, DistlossError),
         "trace": "".join(traceback.format_exception(error))[-8000:],
     }
 
 
+def _message(error: BaseException) -> str:
+    """What it says; the beginning and the end, if that is long."""
+    try:
+        text = str(error).strip() or repr(error)
+    except Exception as other:
+        return f"(its message cannot be had: {type(other).__name__})"
+    half = _LONG // 2
+    return text if len(text) <= _LONG else f"{text[:half]}\n...\n{text[-half:]}"
+
+
 def main() -> None:
     """Serves until the socket is closed; several configurations from forks."""
-    every = json.loads(sys.argv[1])
+    every = json.loads(pathlib.Path(sys.argv[1]).read_text())
     if len(every) == 1:
+        die_with_parent()
         serve(every[0])
         return
     importlib.import_module("distloss._measure")  # loads TensorFlow once for all
@@ -154,6 +163,7 @@ def main() -> None:
     for settings in every:
         fork = os.fork()
         if fork == 0:
+            die_with_parent()
             log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -173,20 +183,27 @@ def serve(settings: dict[str, Any]) -> None:
     folder.mkdir()
     settings["folder"] = str(folder)
     line = Line(settings["socket"], {"rank": settings["rank"] or 0})
-    server = Server(settings)
+    server, own = Server(settings), os.getpid()
     while True:
         question = line.question()
         try:
-            line.answer({"answer": server.answer(question)})
+            answer = {"answer": server.answer(question)}
         except BaseException as error:  # sys.exit of the user's code, too
-            line.answer({"error": _error(error)})
+            answer = {"error": _error(error)}
+            _flush()
+        if os.getpid() != own:  # a fork that the user's code left to go on
+            os._exit(0)
+        line.answer(answer)
+
+
+def _flush() -> None:
+    """Brings out what the user's code has printed, which may say why it failed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it may have been replaced, or closed
+            stream.flush()
 
 
 def _rank() -> int | None:
     """Which Horovod process this is, or None."""
     rank = os.environ.get("HOROVOD_RANK")
     return None if rank is None else int(rank)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,18 +10,22 @@ import json
 import os
 import pathlib
 import re
-import select
+import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distloss._errors import AuditError
+from distloss._log import Log
+from distloss._package import FOLDER
+from distloss._printable import printable
 
 _SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -70,11 +74,22 @@ _DOING = {
 
 
 class Child:
-    """One configuration: one process, or one for each Horovod rank."""
+    """One configuration: one process, or one for each Horovod rank.
 
-    def __init__(self, replicas: int, process: Any, own: dict[str, Any]) -> None:
+    Args:
+      replicas: how many.
+      process: what was started for it, maybe for others too.
+      own: its settings.
+      logs: of all configurations by their path, each read whenever one is waited for.
+    """
+
+    def __init__(
+        self, replicas: int, process: Any, own: dict[str, Any], logs: dict[str, Log]
+    ) -> None:
         self.replicas, self.process = replicas, process
-        self._log, self._end = pathlib.Path(own["log"]), pathlib.Path(own["ended"])
+        self._logs = logs
+        self._log, self._first_log = logs[own["log"]], logs[own["first_log"]]
+        self._end = pathlib.Path(own["ended"])
         self.sockets: list[Any] = []
         self._buffers: list[bytes] = []
         self.limits = Limits()
@@ -126,19 +141,23 @@ class Child:
         return json.loads(line)
 
     def _wait(self, sources: Sequence[Any]) -> None:
+        with selectors.DefaultSelector() as selector:
+            for source in (*sources, *self._logs.values()):
+                selector.register(source, selectors.EVENT_READ)
+            while not _is_ready(selector, sources):
+                self._check()
+
+    def _check(self) -> None:
+        """Raises a ChildError if it is late, or has ended."""
         name, _, since = self._asked
         limit = self.limits.of(name)
-        while True:
-            ready, _, _ = select.select(sources, [], [], 0.2)
-            if ready:
-                return
-            if time.monotonic() - since > limit:
-                raise ChildError(
-                    f"{self._doing()} took longer than the limit of {limit:g} s. If it "
-                    "needs more, raise --timeout."
-                )
-            if self.process.poll() is not None:
-                raise ChildError(self._ended())
+        if time.monotonic() - since > limit:
+            raise ChildError(
+                f"{self._doing()} took longer than the limit of {limit:g} s. If it "
+                f"needs more, raise --timeout.{self._tail()}"
+            )
+        if self.process.poll() is not None:
+            raise ChildError(self._ended())
 
     def _doing(self) -> str:
         name, about, _ = self._asked
@@ -147,12 +166,13 @@ class Child:
 
     def _failed(self, error: dict[str, Any]) -> str:
         if error["is_ours"]:
-            return str(error["message"])
-        kind = error["type"]
+            return printable(error["message"])
+        kind = printable(error["type"])
         message = _first_lines(error["message"])
-        at = f" (at {error['where']})" if error["where"] else ""
+        at = f" (at {printable(error['where'])})" if error["where"] else ""
         if kind == "SystemExit":
-            return f"{self._doing()} called sys.exit({message}){at}."
+            # Of a code alone, the reason is what was printed before, as argparse does.
+            return f"{self._doing()} called sys.exit({message}){at}.{self._tail()}"
         return f"{self._doing()} raised {kind}: {message}{at}"
 
     def _ended(self) -> str:
@@ -160,9 +180,11 @@ class Child:
         how = "how is not known" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             how = f"signal {signal.Signals(-code).name}"
+        return f"{self._doing()} ended its process ({how}).{self._tail()}"
+
+    def _tail(self) -> str:
         said = self.last_words()
-        tail = f" It said last: {said}" if said else ""
-        return f"{self._doing()} ended its process ({how}).{tail}"
+        return f" It said last: {said}" if said else ""
 
     def _code(self) -> int | None:
         """How the process ended; a fork's parent needs a moment to say so."""
@@ -175,22 +197,32 @@ class Child:
         return None
 
     def last_words(self) -> str:
-        """The end of what it printed."""
-        if not self._log.exists():
-            return ""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        lines = [line for line in lines if not _OF_TENSORFLOW.match(line)]
-        return _printable(" / ".join(lines[-2:]))[-300:]
+        """The end of what it printed, or of what was printed before there was it."""
+        for log in (self._log, self._first_log):
+            lines = [line for line in log.lines() if not _OF_TENSORFLOW.match(line)]
+            if lines or self.sockets:
+                return printable(" / ".join(lines[-2:])[-300:])
+        return ""
 
     def stop(self) -> None:
-        """Ends it and all that it started."""
+        """Waits until it has ended, with all that it started."""
         for one in self.sockets:
             with contextlib.suppress(OSError):
                 one.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def _is_ready(selector: selectors.BaseSelector, sources: Sequence[Any]) -> bool:
+    """Whether one of `sources` has something; logs are read meanwhile."""
+    ready = [key.fileobj for key, _ in selector.select(0.2)]
+    for log in ready:
+        if isinstance(log, Log):
+            log.read()
+    return any(source in ready for source in sources)
 
 
 class ChildError(AuditError):
@@ -208,38 +240,75 @@ _BEFORE_WORDS = ("Graph execution error", "Detected at node", "File ", "Node: ")
 def _first_lines(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if message.lstrip().startswith("in user code"):  # AutoGraph's: the cause is last
-        return _printable(" ".join(lines[-3:]))[:600]
-    words = [line for line in lines if not line.startswith(_BEFORE_WORDS)]
-    return _printable(" ".join((words or lines)[:3]))[:600]
+        words = lines[-3:]
+    else:
+        words = [line for line in lines if not line.startswith(_BEFORE_WORDS)] or lines
+    return printable(" ".join(words[:3]).replace("\t", " ")[:600])
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+@contextlib.contextmanager
+def folder() -> Iterator[str]:
+    """A folder for all files of an audit, removed afterwards with what is in it."""
+    # The address of a socket has at most 107 characters, also of the user's below it.
+    try:
+        place = None if len(tempfile.gettempdir()) < 50 else "/tmp"
+        made = tempfile.TemporaryDirectory(
+            prefix="distloss-", dir=place, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise AuditError(
+            "Expected a folder for temporary files, which the environment variable "
+            f"TMPDIR may name. Got {error}."
+        ) from error
+    with _interrupted_by_sigterm(), made as path:
+        _temporary(path).mkdir()
+        yield path
+
+
+def _temporary(path: str) -> pathlib.Path:
+    """What children find in TMPDIR: AutoGraph, for one, leaves its files behind."""
+    return pathlib.Path(path) / "tmp"
 
 
 @contextlib.contextmanager
 def children(
     counts: Sequence[int], settings: dict[str, Any], engine: str
 ) -> Iterator[dict[int, Child]]:
-    """A child for each number of replicas; all are ended afterwards, come what may."""
-    with _interrupted_by_sigterm(), contextlib.ExitStack() as stack:
-        listeners = {n: _listener(settings, n, stack) for n in counts}
-        every = [_own_settings(settings, n) for n in counts]
+    """A child for each number of replicas; all are ended afterwards, come what may.
+
+    Args:
+      counts: the numbers of replicas.
+      settings: what children are told; "folder" is that of `folder()`.
+      engine: "strategy", or "horovod".
+    """
+    with contextlib.ExitStack() as stack:
+        every = {n: _own_settings(settings, n, engine) for n in counts}
+        listeners = {n: _listener(own, n, stack) for n, own in every.items()}
+        logs: dict[str, Log] = {}
+        for path in sorted({own[k] for own in every.values() for k in _LOGS}):
+            logs[path] = Log(pathlib.Path(path))
+            stack.callback(logs[path].close)
         started: dict[int, Child] = {}
         stack.callback(_stop, started)
+        lifeline = _lifeline(stack)
         if engine == "horovod":
-            for count, own in zip(counts, every, strict=True):
+            for count, own in every.items():
                 command = [_horovodrun(), "-np", str(count), "--gloo"]
-                process = _process([*command, *_python([own])], own["log"], settings)
-                started[count] = Child(count, process, own)
+                command += _python([own])
+                process = _process(command, own["first_log"], settings, lifeline)
+                started[count] = Child(count, process, own, logs)
         else:
-            log = str(pathlib.Path(settings["folder"]) / "log")
-            process = _process(_python(every), log, settings)
-            for count, own in zip(counts, every, strict=True):
-                started[count] = Child(count, process, own)
+            first = every[counts[0]]["first_log"]
+            command = _python(list(every.values()))
+            process = _process(command, first, settings, lifeline)
+            for count, own in every.items():
+                started[count] = Child(count, process, own, logs)
         for count, child in started.items():
             child.connect(listeners[count], count if engine == "horovod" else 1)
         yield started
+
+
+_LOGS = ("log", "first_log")
 
 
 def _stop(started: dict[int, Child]) -> None:
@@ -247,38 +316,66 @@ def _stop(started: dict[int, Child]) -> None:
         child.stop()
 
 
+def _lifeline(stack: contextlib.ExitStack) -> int:
+    """What processes hold on to: they end when `stack` closes it, or this one ends."""
+    lifeline, ours = os.pipe()
+    stack.callback(os.close, lifeline)
+    stack.callback(os.close, ours)
+    return lifeline
+
+
 def _listener(
-    settings: dict[str, Any], count: int, stack: contextlib.ExitStack
+    own: dict[str, Any], count: int, stack: contextlib.ExitStack
 ) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     stack.callback(listener.close)
-    listener.bind(_own_settings(settings, count)["socket"])
+    listener.bind(own["socket"])
     listener.listen(count)
     return listener
 
 
-def _own_settings(settings: dict[str, Any], count: int) -> dict[str, Any]:
+def _own_settings(settings: dict[str, Any], count: int, engine: str) -> dict[str, Any]:
     name = f"on{count}" + "-float64" * settings["float64"]
     folder = pathlib.Path(settings["folder"]) / name
     folder.mkdir(exist_ok=True)
+    # Those of one strategy are forks of one process, which prints before there are any.
+    first = folder if engine == "horovod" else folder.parent
     return settings | {
         "replicas": count,
         "folder": str(folder),
         "socket": str(folder / "s"),
         "log": str(folder / "log"),
+        "first_log": str(first / "log"),
         "ended": str(folder / "ended"),
     }
 
 
+# Without the folder that it is called in, where anything may be called `random.py`.
+_MAIN = (
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
+    "from distloss._child import main; main()"
+)
+
+
 def _python(every: list[dict[str, Any]]) -> list[str]:
-    return [sys.executable, "-m", "distloss._child", json.dumps(every)]
+    """The command of a child; its settings would be too long for one."""
+    path = pathlib.Path(every[0]["folder"]) / "settings"
+    path.write_text(json.dumps(every))
+    target = every[0]["target"]
+    what = target.get("file") or target["name"]  # for whoever lists processes
+    return [sys.executable, "-c", _MAIN, str(path), what]
 
 
-def _process(command: list[str], log: str, settings: dict[str, Any]) -> Any:
-    with open(log, "ab") as output:
+def _process(
+    command: list[str], log: str, settings: dict[str, Any], lifeline: int
+) -> Any:
+    """A process that ends, with all that it started, when `lifeline` is closed."""
+    keeper = [sys.executable, "-I", "-S", str(FOLDER / "_keeper.py")]
+    keeper += [str(os.getpid()), settings["folder"]]
+    with open(log, "ab", buffering=0) as output:
         return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            [*keeper, *command],
+            stdin=lifeline,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(settings),
@@ -304,9 +401,9 @@ def _environment(settings: dict[str, Any]) -> dict[str, str]:
         for name, value in os.environ.items()
         if name != "TF_CONFIG" and not name.startswith("HOROVOD_")
     }
-    package = str(pathlib.Path(__file__).parent.parent)
-    paths = [package, environment.get("PYTHONPATH", "")]
+    paths = [str(FOLDER.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+    environment["TMPDIR"] = str(_temporary(settings["folder"]))
     if settings["devices"] == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
     return environment | _SETTINGS
@@ -327,4 +424,4 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

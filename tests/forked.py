@@ -5,6 +5,7 @@ Halves the time of an audit, and shows the same.
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from multiprocessing import forkserver
 
@@ -12,7 +13,7 @@ from distloss import _child, _launch
 
 
 def serve(arguments, log):
-    """A child of the audit, as `python -m distloss._child` is."""
+    """A child of the audit, but without a keeper."""
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -24,7 +25,7 @@ def serve(arguments, log):
 class Forked:
     """What the audit wants to know of a child."""
 
-    def __init__(self, command, log, _settings):
+    def __init__(self, command, log, *_):
         context = multiprocessing.get_context("forkserver")
         self._process = context.Process(target=serve, args=(command[2:], str(log)))
         self._process.start()
@@ -35,6 +36,8 @@ class Forked:
 
     def wait(self, seconds):
         self._process.join(seconds)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("a fork", seconds)
 
 
 def fork_children(monkeypatch):

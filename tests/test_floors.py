@@ -9,7 +9,7 @@ import distloss
 
 PACKAGE = pathlib.Path(distloss.__file__).parent
 FLOORS = (
-    {"_errors", "_keeper", "_package", "_printable", "_types"},
+    {"_errors", "_keeper", "_log", "_package", "_printable", "_types"},
     {"_keras_versions", "_sparse"},
     {"replicas"},
     {"_empty", "_horovod", "_model_hooks", "_monitor"},

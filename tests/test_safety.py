@@ -1,16 +1,21 @@
 """The command harms nothing: files, terminals, processes, memory, its own exit code."""
 
+import contextlib
 import html
 import json
 import os
+import pathlib
+import secrets
 import shlex
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
-from distloss import _html, _render, _text, cli
+from distloss import _html, _keeper, _render, _text, cli
 from distloss._report import Finding, Measured, Report, Skipped
 
 # The command as it is, with a report in the place of the minutes of work.
@@ -282,3 +287,227 @@ def test_arguments_are_told_without_control_characters(capfd, where):
     assert (code, out) == (2, "")
     assert harmless(err)
     assert r"\x1b[2J" in err
+
+
+# -- processes, and what they leave
+
+KEEPER = pathlib.Path(_keeper.__file__)
+
+# Leaves its group, its session and its parent, as a daemon does.
+DAEMON = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n"
+STUCK = "re.match('(a+)+b', 'a' * 100)"  # in C, and holds Python's lock
+
+
+@pytest.fixture
+def marked(monkeypatch):
+    """The processes that were started in this test, by their environment."""
+    mark = f"DISTLOSS_TEST={secrets.token_hex(8)}"
+    monkeypatch.setenv(*mark.split("="))
+    found = []
+
+    def processes():
+        found.clear()
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark.encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+        return found
+
+    yield processes
+    for pid in processes():  # a test that fails leaves nothing, either
+        os.kill(pid, signal.SIGKILL)
+
+
+def until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def kept():
+    """Starts a keeper of a program; its stdin is closed at the end, at the latest."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder, code, parent=None):
+            command = [sys.executable, "-I", "-S", KEEPER, str(parent or os.getpid())]
+            command += [folder, sys.executable, "-c", code]
+            keeper = subprocess.Popen(command, stdin=subprocess.PIPE)
+            return stack.enter_context(keeper)
+
+        yield start
+
+
+@pytest.mark.parametrize("how", ["stdin", "SIGTERM", "SIGKILL of the program"])
+def test_a_keeper_ends_daemons_too(tmp_path, marked, kept, how):
+    keeper = kept(tmp_path, f"{DAEMON}time.sleep(1000)")
+    until(lambda: len(marked()) == 4)  # the keeper, the program and two daemons
+    if how == "stdin":
+        keeper.stdin.close()
+    elif how == "SIGTERM":
+        keeper.terminate()
+    else:
+        children = f"/proc/{keeper.pid}/task/{keeper.pid}/children"
+        for pid in pathlib.Path(children).read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    keeper.wait(20)
+    assert not marked()
+    assert tmp_path.exists()
+
+
+def test_a_killed_keeper_takes_its_program_along(tmp_path, marked, kept):
+    """By Linux alone: nobody is left to do it, and the program listens to nothing."""
+    keeper = kept(tmp_path, f"import re; {STUCK}")
+    until(lambda: len(marked()) == 2)
+    keeper.kill()
+    keeper.wait(20)
+    until(lambda: not marked(), 20)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import sys; sys.exit(3)", 3),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+        ("import os; os.abort()", -6),
+        ("import os; os.killpg(0, 15)", -15),
+    ],
+)
+def test_a_keeper_ends_as_its_program(tmp_path, kept, code, status):
+    assert kept(tmp_path, code).wait(20) == status
+
+
+def test_a_keeper_whose_parent_is_gone_removes_the_folder(tmp_path, marked, kept):
+    (tmp_path / "it" / "tmp").mkdir(parents=True)
+    keeper = kept(tmp_path / "it", "import time; time.sleep(1000)", parent=2)
+    assert keeper.wait(20) == 0
+    assert not marked()
+    assert not list(tmp_path.iterdir())
+
+
+BUILD = r"""
+import os, re, subprocess, sys, tempfile, time
+
+def stuck():
+    code = "import os, time; os.setsid(); os.fork(); time.sleep(1000)"
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    tempfile.NamedTemporaryFile("w", prefix="__autograph_", delete=False).close()
+    open(os.environ["BUILDING"], "w").close()
+    re.match('(a+)+b', 'a' * 100)
+
+def prints():
+    for _ in range(3000):
+        print("x" * 99_999)
+    print("usage: train.py --data DATA")
+    sys.stderr.write("train.py: error: --data is \x1b[2J required\n")
+    sys.exit(2)
+
+def says_too_much():
+    class Error(Exception):
+        pass
+    Error.__name__ = "Error\x1b[2J\u202e"
+    raise Error("x" * 100_000_000)
+
+def fails_to_say():
+    class Mute(Exception):
+        def __str__(self):
+            raise KeyError
+    raise Mute
+
+def forks():
+    if os.fork() == 0:
+        return "a child that goes on"
+    time.sleep(1)
+    raise ValueError("the parent that goes on")
+"""
+
+
+@pytest.fixture
+def audit(tmp_path, monkeypatch):
+    """Starts the command for a function of BUILD, with a folder for temporary files."""
+    path = tmp_path / "builds.py"
+    path.write_text(BUILD)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.setenv("BUILDING", str(tmp_path / "building"))
+    running = []
+
+    def start(name, *arguments, code="main(sys.argv[1:])"):
+        code = f"import re, sys; from distloss.cli import main; sys.exit({code})"
+        command = [sys.executable, "-c", code, "audit", f"{path}:{name}"]
+        running.append(
+            subprocess.Popen(
+                [*command, "--replicas", "1,2", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_command_that_is_ended_leaves_nothing(tmp_path, marked, audit, number):
+    """Though build holds Python's lock, and has started what left its group."""
+    process = audit("stuck")
+    until((tmp_path / "building").exists)
+    process.send_signal(getattr(signal, number))
+    process.wait(30)
+    until(lambda: not marked(), 20)
+    until(lambda: not list((tmp_path / "t").iterdir()), 5)
+    if number in ("SIGTERM", "SIGINT"):
+        out, err = process.communicate()
+        assert (process.returncode, out) == (2, "")
+        assert err == "distloss: interrupted\n"
+
+
+def test_a_build_that_takes_too_long_leaves_nothing(tmp_path, marked, audit):
+    _, err = audit("stuck", "--timeout", "2").communicate(timeout=100)
+    assert "calling build() took longer than the limit of 2 s" in err
+    assert not marked()
+    assert not list((tmp_path / "t").iterdir())
+
+
+def test_what_is_printed_fills_no_memory_and_its_end_is_told(tmp_path, audit):
+    """300 MB, of which half a kilobyte is wanted: that of argparse, before sys.exit."""
+    most = "re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]"
+    process = audit("prints", code=f"print(main(sys.argv[1:]), {most})")
+    largest = 0
+    while process.poll() is None:
+        files = [p for p in (tmp_path / "t").rglob("*") if p.is_file()]
+        with contextlib.suppress(OSError):
+            largest = max([largest, *(p.stat().st_size for p in files)])
+        time.sleep(0.02)
+    out, err = process.communicate()
+    returned, kilobytes = map(int, out.split())
+    assert returned == 2
+    assert kilobytes < 200_000
+    assert largest < 1e6
+    assert "called sys.exit(2)" in err
+    assert err.endswith(
+        "It said last: usage: train.py --data DATA / "
+        "train.py: error: --data is \\x1b[2J required\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("says_too_much", r"raised Error\x1b[2J\u202e: xxxx"),
+        ("fails_to_say", "raised Mute: (its message cannot be had: KeyError)"),
+        ("forks", "raised ValueError: the parent that goes on"),
+    ],
+)
+def test_an_error_is_told_whatever_it_is(marked, audit, name, says):
+    out, err = audit(name).communicate(timeout=100)
+    assert out == ""
+    assert says in err
+    assert len(err) < 1000
+    assert harmless(err)
+    assert not marked()
