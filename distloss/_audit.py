@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import pathlib
 import time
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distloss import _dealt, _launch, _one_device
+from distloss._causes import Model, remedy_for, words_of
 from distloss._compare import Facts, Seen, norm
 from distloss._diagnosis import Diagnosis, NotRun
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
@@ -26,6 +28,8 @@ from distloss._target import Target, target_of
 Engine = Literal["strategy", "horovod"]
 Devices = Literal["cpu", "gpu"]
 ENGINES = ("strategy", "horovod")
+
+REPORT = "report-only"
 
 SLOW = 2.0  # seconds per step, from which on only what decides is probed
 BUDGET = 150.0  # seconds, after which no probe begins that is not needed
@@ -123,12 +127,10 @@ def _decided(report: Report, doubts: dict[int, float], verdict: Any) -> Report:
     found = [
         dataclasses.replace(f, evidence=(*f.evidence, "all of it in float64"))
         for f in shadow.findings
-        if f.replicas in doubts
+        if f.replicas in doubts and not _is_no_rounding(f)
     ]
     kept = [
-        f
-        for f in report.findings
-        if f.replicas not in doubts or f.cause == "overflow-not-agreed"
+        f for f in report.findings if f.replicas not in doubts or _is_no_rounding(f)
     ]
     measured = [m for m in report.measured if m.replicas not in doubts]
     decided = Skipped(check, f"{worst}: decided by the same step in float64")
@@ -138,6 +140,11 @@ def _decided(report: Report, doubts: dict[int, float], verdict: Any) -> Report:
         skipped=(*report.skipped, decided),
         measured=(*measured, *(m for m in shadow.measured if m.replicas in doubts)),
     )
+
+
+def _is_no_rounding(finding: Finding) -> bool:
+    """What float64 need not show: an overflow, a NaN, a step that raises."""
+    return finding.cause == "overflow-not-agreed" or math.isnan(finding.scale)
 
 
 def _quiet(_text: str) -> None:
@@ -322,7 +329,8 @@ class _Session:
         except _launch.ChildError as error:
             if error.error is None:  # it is gone, or hangs
                 self._failed[count] = str(error)
-            raise NotRun(str(error)) from error
+            raised = error.error is not None
+            raise NotRun(str(error), raised=raised) from error
         seen = _as_seen(answers)
         self._seconds[count] = seen.seconds
         return seen
@@ -362,6 +370,21 @@ class _Session:
         self._findings += one.late
         if failures and not self._findings:
             raise AuditError(failures[0])
+        self._findings = _consistent(self._findings)
+        self._advise()
+
+    def _advise(self) -> None:
+        """Puts the remedies in terms of this model."""
+        if not self._findings:
+            return
+        try:
+            model = Model(**self._only(1, "advice"))
+        except _launch.ChildError:
+            return  # for any model, then
+        self._findings = [
+            dataclasses.replace(f, remedy=remedy_for(f.remedy, model))
+            for f in self._findings
+        ]
 
     def report(self, engine: str) -> Report:
         """What came of it."""
@@ -378,6 +401,17 @@ class _Session:
     def patient(self) -> bool:
         """Whether a step is fast enough to ask more than decides."""
         return max(self._seconds.values(), default=0.0) < SLOW
+
+
+def _consistent(findings: list[Finding]) -> list[Finding]:
+    """`findings`, none of which calls the gradient right that another calls wrong."""
+    if all(f.cause == REPORT for f in findings):
+        return findings
+    explanation, remedy = words_of(REPORT, "besides")
+    besides = {"explanation": explanation, "remedy": remedy}
+    return [
+        dataclasses.replace(f, **besides) if f.cause == REPORT else f for f in findings
+    ]
 
 
 def _without_repeats(skipped: list[Skipped]) -> list[Skipped]:

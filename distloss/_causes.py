@@ -2,47 +2,132 @@
 
 from __future__ import annotations
 
-_LOSS = (
-    "By hand: divide the local sum by the rows (or weights) of the whole batch, "
-    "summed over replicas. With distloss: distloss.prepare(model) for a compiled "
-    "model, distloss.DistributedLoss(loss) for a loss, distloss.mean_share(values) "
-    "in a loop of your own."
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of the model, for advice that it can take.
+
+    Attributes:
+      prepared: whether it went through `distloss.prepare`.
+      refusal: why `distloss.prepare` does not take it; "" if it does.
+      is_keras: whether it is a model of a Keras.
+      horovod: whether its replicas are processes of Horovod.
+    """
+
+    prepared: bool = False
+    refusal: str = ""
+    is_keras: bool = True
+    horovod: bool = False
+
+    def prepare(self, arguments: str = "") -> str:
+        """The call that prepares it."""
+        replicas = ", replicas=distloss.HorovodReplicas()" * self.horovod
+        return f"distloss.prepare(model{replicas}{arguments})"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to change.
+
+    Attributes:
+      by_hand: without this package.
+      own: with it, in a step of one's own.
+      compiled: whether `distloss.prepare` mends it in a compiled model, too.
+      arguments: of that, besides the model.
+    """
+
+    by_hand: str
+    own: str = ""
+    compiled: bool = False
+    arguments: str = ""
+
+    def __str__(self) -> str:
+        """For a model of which nothing is known."""
+        if not self.compiled:
+            return self._with(self.own)
+        compiled = f"{Model().prepare(self.arguments)} for a compiled model"
+        return self._with(f"{compiled}, or {self.own}" if self.own else compiled)
+
+    def of(self, model: Model) -> str:
+        """For this model."""
+        if not self.compiled:
+            return str(self)
+        if model.prepared:
+            return (
+                f"{self.by_hand} The model is prepared already, so it comes from what "
+                "distloss.prepare does not reach (a layer, a callback or a loss that "
+                "averages, divides or clips by itself), or is a fault of distloss."
+            )
+        if not model.is_keras:
+            return self._with(self.own)
+        if model.refusal:
+            refused = f"distloss.prepare does not take this model: {model.refusal}"
+            return f"{self._with(self.own)} ({refused})"
+        return self._with(model.prepare(self.arguments))
+
+    def _with(self, way: str) -> str:
+        return f"{self.by_hand} With distloss: {way}." if way else self.by_hand
+
+
+def _divided_by_all(before: str = "") -> Remedy:
+    return Remedy(
+        before + "By hand: divide the local sum by the rows (or weights) of the whole "
+        "batch, summed over replicas.",
+        "distloss.DistributedLoss(loss) for a loss, distloss.mean_share(values) for "
+        "values, in a step of your own",
+        compiled=True,
+    )
+
+
+def _optimizer(by_hand: str) -> Remedy:
+    return Remedy(by_hand, "distloss.DistributedOptimizer(optimizer)", compiled=True)
+
+
+_REPORT = (
+    "Sum shares over replicas and average means; with Keras, let the step return "
+    "its metrics. distloss.DistributedLoss shows the mean of the batch."
 )
 
-# cause -> (explanation, remedy)
-CAUSES: dict[str, tuple[str, str]] = {
+# cause, or cause and case -> (explanation, remedy)
+_WORDS: dict[str, tuple[str, str | Remedy]] = {
     "sum-of-means": (
         "The gradient is N times too large: each replica computes a mean and the "
         "optimizer adds them up; nobody divides by the number of replicas.",
-        "A loss that returns a scalar is not divided by Keras 3. " + _LOSS,
+        _divided_by_all("A loss that returns a scalar is not divided by Keras 3. "),
     ),
     "divided-twice": (
         "The gradient is too small by the number of replicas: it is divided by N once "
         "by you and once by the framework.",
-        "Take one of the two divisions out: Keras losses divide by N by themselves "
-        "under a strategy. " + _LOSS,
+        _divided_by_all(
+            "Take one of the two divisions out: Keras losses divide by N by themselves "
+            "under a strategy. "
+        ),
     ),
     "scaled-n-squared": (
         "The gradient is N*N times too large: it is multiplied by N, and summed over "
         "replicas besides.",
-        "Take the factor N out. " + _LOSS,
+        _divided_by_all("Take the factor N out. "),
     ),
     "mean-of-means": (
         "Each replica divides by what it holds itself (rows, tokens, weights), and the "
         "means are averaged: where replicas hold unequal amounts, some rows count for "
         "more than others.",
-        _LOSS,
+        _divided_by_all(),
     ),
     "nominal-batch-size": (
         "The step divides by a constant number of rows, which this batch does not "
         "have: the rows of a short batch count for less.",
-        "Divide by the rows that are there. " + _LOSS,
+        _divided_by_all("Divide by the rows that are there. "),
     ),
     "empty-replica": (
         "A replica that got no rows spoils the step, as happens with the last batch "
         "of an epoch.",
-        "A sum of no rows is 0, a mean of none is not a number: divide sums by what "
-        "all replicas hold. " + _LOSS,
+        _divided_by_all(
+            "A sum of no rows is 0, a mean of none is not a number: divide sums by "
+            "what all replicas hold. "
+        ),
     ),
     "regularization-not-scaled": (
         "A term that depends on the weights only, such as a regulariser, is counted "
@@ -53,35 +138,41 @@ CAUSES: dict[str, tuple[str, str]] = {
     "clip-before-sum": (
         "Each replica clips its own gradient before they are added up, which is not "
         "the gradient of the batch, clipped.",
-        "By hand: sum the gradients over replicas first, then clip. With distloss: "
-        "distloss.DistributedOptimizer(optimizer), or distloss.prepare(model).",
+        _optimizer("By hand: sum the gradients over replicas first, then clip."),
     ),
     "not-reduced": (
         "Replicas update with different gradients, so that their weights drift apart: "
         "nobody adds the gradients up.",
-        "Under Horovod use hvd.DistributedGradientTape, or distloss.prepare(model, "
-        "replicas=distloss.HorovodReplicas()); hvd.DistributedOptimizer does not "
-        "reduce under Keras 3. Under a strategy call optimizer.apply_gradients inside "
-        "strategy.run, with an optimizer that sums over replicas.",
+        _optimizer(
+            "By hand: under Horovod use hvd.DistributedGradientTape; "
+            "hvd.DistributedOptimizer does not reduce under Keras 3. Under a strategy "
+            "call optimizer.apply_gradients inside strategy.run, with an optimizer "
+            "that sums over replicas."
+        ),
     ),
     "overflow-not-agreed": (
         "A gradient that is infinite on one replica is not skipped on all, as it is "
         "on one device.",
-        "By hand: test the summed gradients. With distloss: "
-        "distloss.DistributedOptimizer(optimizer), or distloss.prepare(model).",
+        _optimizer("By hand: test the summed gradients."),
     ),
     "accumulation-mean-of-means": (
         "Accumulated batches count the same whatever their sizes: rows of a small "
         "one count for more.",
-        "By hand: accumulate sums and denominators, divide once. With distloss: "
-        "distloss.DistributedOptimizer(optimizer, accumulation_steps=K, loss=loss), or "
-        "distloss.prepare(model, microbatches=K).",
+        Remedy(
+            "By hand: accumulate sums and denominators, divide once.",
+            "distloss.DistributedOptimizer(optimizer, accumulation_steps=K, loss=loss)",
+            compiled=True,
+            arguments=", microbatches=K",
+        ),
     ),
     "accumulation-not-averaged": (
         "The gradients of accumulated batches are added up and not divided: they are "
         "too large by their number.",
-        "Divide by the number of accumulated batches, or better by their rows. With "
-        "distloss: distloss.prepare(model, microbatches=K).",
+        Remedy(
+            "Divide by the number of accumulated batches, or better by their rows.",
+            compiled=True,
+            arguments=", microbatches=K",
+        ),
     ),
     "batch-statistics": (
         "BatchNormalization normalises by the rows of its replica, so that the model "
@@ -99,8 +190,7 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "report-only": (
         "The gradient is right; the loss that is shown is not the loss of the batch.",
-        "Sum shares over replicas and average means; with Keras, let the step return "
-        "its metrics. distloss.DistributedLoss shows the mean of the batch.",
+        _REPORT,
     ),
     "nondeterministic": (
         "Two runs of the same step on the same rows differ, so that no split can be "
@@ -147,4 +237,47 @@ CAUSES: dict[str, tuple[str, str]] = {
         "The gradient depends on how the batch is split; the cause could not be told.",
         "See the evidence for what was tried.",
     ),
+    "mean-of-means, uneven": (
+        "Each replica divides by the rows that it holds itself, and the means are "
+        "averaged. It shows only when a batch splits unevenly: then the rows of a "
+        "replica that holds fewer count for more. On an even split the gradient is "
+        "right.",
+        _divided_by_all(),
+    ),
+    "empty-replica, raises": (
+        "The step raises on a replica that got no rows, as happens with the last batch "
+        "of an epoch.",
+        Remedy(
+            "By hand: give such a replica a row whose losses have weight 0 (an "
+            "operation of TensorFlow may fail on none), or drop batches with fewer "
+            "rows than there are replicas.",
+            compiled=True,
+        ),
+    ),
+    "report-only, besides": (
+        "The loss that is shown is not the loss of the batch either, not even on an "
+        "even split.",
+        _REPORT,
+    ),
 }
+
+# cause -> (explanation, remedy)
+CAUSES: dict[str, tuple[str, str]] = {
+    cause: (explanation, str(remedy))
+    for cause, (explanation, remedy) in _WORDS.items()
+    if "," not in cause
+}
+
+
+def words_of(cause: str, case: str = "") -> tuple[str, str]:
+    """Explanation and remedy of a cause, for any model; of a case of it, if given."""
+    explanation, remedy = _WORDS[f"{cause}, {case}" if case else cause]
+    return explanation, str(remedy)
+
+
+def remedy_for(remedy: str, model: Model) -> str:
+    """A remedy of `words_of`, as advice that this model can take."""
+    for _, known in _WORDS.values():
+        if isinstance(known, Remedy) and str(known) == remedy:
+            return known.of(model)
+    return remedy

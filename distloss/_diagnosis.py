@@ -13,15 +13,23 @@ from typing import Any
 import numpy as np
 
 from distloss import _probes
-from distloss._causes import CAUSES
+from distloss._causes import words_of
 from distloss._clipping import clip_scales, clipped
 from distloss._compare import Difference, Facts, Ruler, Seen, norm
-from distloss._probes import Probe
+from distloss._probes import UNEVEN, Probe
 from distloss._report import Finding, Measured, Skipped
 
 
 class NotRun(Exception):
-    """A probe could not be run: the step raised, or there was no time."""
+    """A probe could not be run: the step raised, or there was no time.
+
+    Attributes:
+      raised: whether it was the step that raised.
+    """
+
+    def __init__(self, why: str, *, raised: bool = False) -> None:
+        super().__init__(why)
+        self.raised = raised
 
 
 # What is seen on so many replicas in a probe; raises NotRun.
@@ -115,9 +123,14 @@ class Diagnosis:
         )
 
     def _find(
-        self, cause: str, difference: Difference, *evidence: str, term: str = ""
+        self,
+        cause: str,
+        difference: Difference,
+        *evidence: str,
+        term: str = "",
+        case: str = "",
     ) -> None:
-        explanation, remedy = CAUSES[cause]
+        explanation, remedy = words_of(cause, case)
         if term:
             explanation += f" It is the term {term!r} of the loss."
         found = Finding(
@@ -309,7 +322,11 @@ class Diagnosis:
             f"{probe.name}: the means of the replicas count {shown}; in the mean of "
             f"the whole batch they count {wanted}"
         )
-        self._find(cause, difference, evidence, term=term)
+        case = ""
+        if cause == "mean-of-means" and probe.name == UNEVEN:
+            case = "uneven"
+            evidence += f"; {_as_dealt(self._facts.rows, n)}"
+        self._find(cause, difference, evidence, term=term, case=case)
         return True
 
     # -- other probes
@@ -332,9 +349,12 @@ class Diagnosis:
 
     def _empty(self, even_agrees: bool) -> None:
         n = self.replicas
-        seen, difference = self._measure(
-            _probes.empty(self._facts.rows, n, self._facts.calls)
-        )
+        probe = _probes.empty(self._facts.rows, n, self._facts.calls)
+        try:
+            seen, difference = self._measure(probe)
+        except NotRun as error:
+            self._raises_on_empty(probe, error)
+            return
         if not difference.finite:
             self._find(
                 "empty-replica",
@@ -350,6 +370,23 @@ class Diagnosis:
             )
         elif even_agrees and not difference.agrees:
             self._scaled_by_empty(difference)
+
+    def _raises_on_empty(self, probe: Probe, error: NotRun) -> None:
+        """A step that raises on no rows, and does not with a row in their place."""
+        filled = probe.with_a_row_on_each()
+        if not error.raised or filled is None:
+            raise error
+        try:
+            self._look(self.replicas, filled)
+        except NotRun:
+            raise error from None
+        unknown = Difference(*[float("nan")] * 3, False, False, False, False, (), {})
+        self._find(
+            "empty-replica",
+            unknown,
+            f"{error} With one row on the last replica it runs.",
+            case="raises",
+        )
 
     def _scaled_by_empty(self, difference: Difference) -> None:
         n = self.replicas
@@ -455,3 +492,13 @@ class Diagnosis:
                 f"even split: rho = {difference.residual:.2g} as it is, none with "
                 "BatchNormalization frozen",
             )
+
+
+def _as_dealt(rows: int, replicas: int) -> str:
+    """Whether a split of this batch is uneven at all."""
+    if rows % replicas:
+        return f"this batch of {rows} rows does not split evenly over {replicas}"
+    return (
+        f"this batch of {rows} rows does split evenly over {replicas}: it shows in "
+        "others, such as a short last one"
+    )

@@ -37,8 +37,8 @@ img { max-width: 100%; } .small { color: #5a5f66; font-size: .9rem; }
 <section class="cause"><h2>{{ first.cause }}</h2>
 <p>{{ first.explanation }}</p>
 <table><tr><th>replicas<th>scale &alpha;<th>residual &rho;<th>seen</tr>
-{% for f in group %}<tr><td>{{ f.replicas }}<td>{{ "%.4g"|format(f.scale) }}
-<td>{{ "%.2g"|format(f.residual) }}<td>{{ f.evidence|join("; ") }}</tr>{% endfor %}
+{% for f in group %}<tr><td>{{ f.replicas }}<td>{{ number(f.scale, 4) }}
+<td>{{ number(f.residual, 2) }}<td>{{ f.evidence|join("; ") }}</tr>{% endfor %}
 </table>
 {% if first.variables %}<p class="small">Variables: {{ short(first.variables, 12) }}</p>{% endif %}
 <p><b>To mend it:</b> {{ first.remedy }}</p></section>
@@ -87,6 +87,7 @@ def page(report: Report) -> str:
         variables=names[:200],
         verdict=_words.verdict,
         short=_words.short,
+        number=_words.number,
         plot=_plot(counts, table, even) if counts else "",
     )
     # The same page whatever coding a terminal, a file or a server gives it.

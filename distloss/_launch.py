@@ -34,7 +34,6 @@ _SETTINGS = {
     # Large tensors go back to the system at once: several children share its memory.
     "MALLOC_MMAP_THRESHOLD_": "1048576",
     "MALLOC_TRIM_THRESHOLD_": "16777216",
-    "TF_ENABLE_ONEDNN_OPTS": "0",  # its blocked sums differ more between batch sizes
 }
 
 

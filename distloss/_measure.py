@@ -18,9 +18,12 @@ from keras.src import dtype_policies
 from distloss import _lint, _tf_keras_switches
 from distloss._built import checked_batch, checked_pair, rows_of
 from distloss._compiled import compiled
-from distloss._errors import AuditError
+from distloss._errors import AuditError, DistlossError
+from distloss._horovod import HorovodReplicas
+from distloss._model_hooks import Hook
 from distloss._pins import Pins
 from distloss._place import Place
+from distloss._prepare import prepare
 from distloss._recorder import Recorder, components
 from distloss._switches import Switches
 
@@ -175,6 +178,28 @@ class Trainee:
             "lints": self.lint.findings(),
             "constants": sorted(self.lint.constants),
         }
+
+    def advice(self) -> dict[str, Any]:
+        """Whether the model is prepared, or can be: tried, so the last thing to ask."""
+        return {
+            "is_keras": self._is_keras,
+            "prepared": isinstance(
+                getattr(self.model, "__dict__", {}).get("train_step"), Hook
+            ),
+            "refusal": self._refusal(),
+            "horovod": self._place.rank is not None,
+        }
+
+    def _refusal(self) -> str:
+        if not self._is_keras:
+            return ""
+        replicas = None if self._place.rank is None else HorovodReplicas()
+        try:
+            with self._place.scope():
+                prepare(self.model, replicas=replicas)
+        except DistlossError as error:
+            return str(error)
+        return ""
 
     def _outputs(self) -> list[str]:
         if self._compiled is None or len(self.switches.outputs) < 2:

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+UNEVEN = "uneven split"
+
 # First and last row (exclusive) of each replica.
 Bounds = tuple[tuple[int, int], ...]
 
@@ -48,6 +50,17 @@ class Probe:
         """The rows of one replica, alone on one replica."""
         micro = tuple((bounds[replica],) for bounds in self.micro)
         return dataclasses.replace(self, name=f"part {replica}", micro=micro)
+
+    def with_a_row_on_each(self) -> Probe | None:
+        """The same, but the last replica takes a row over; None if there is none."""
+        if any(stop - start < 2 for *_, (start, stop), _ in self.micro):
+            return None
+        micro = tuple(
+            (*bounds[:-2], (start, stop - 1), (stop - 1, stop))
+            for bounds in self.micro
+            for start, stop in [bounds[-2]]
+        )
+        return dataclasses.replace(self, name="one row", micro=micro)
 
     def rows(self) -> list[list[int]]:
         """How many rows each replica gets, per call of the step."""
@@ -105,7 +118,7 @@ def uneven(rows: int, replicas: int, calls: int = 1) -> Probe | None:
         if size <= replicas:
             return None
         micro.append(split(first, proportional(size, shares)))
-    return Probe("uneven split", tuple(micro))
+    return Probe(UNEVEN, tuple(micro))
 
 
 def empty(rows: int, replicas: int, calls: int = 1) -> Probe:

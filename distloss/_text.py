@@ -7,7 +7,7 @@ from typing import Any
 
 from distloss._printable import printable
 from distloss._report import Finding, Report
-from distloss._words import causes, headline, probes, short, verdict
+from distloss._words import causes, headline, number, probes, short, verdict
 
 
 def text(
@@ -60,7 +60,7 @@ def _print_cause(console: Any, group: list[Finding]) -> None:
         table.add_column(name, justify="right")
     table.add_column("seen", overflow="fold")
     for finding in group:
-        numbers = [f"{finding.scale:.4g}", f"{finding.residual:.2g}"]
+        numbers = [number(finding.scale, 4), number(finding.residual, 2)]
         seen = Text("; ".join(printable(line) for line in finding.evidence))
         table.add_row(str(finding.replicas), *numbers, seen)
     parts: list[Any] = [Text(printable(first.explanation)), Text(""), table]
@@ -110,8 +110,8 @@ def plain(report: Report) -> str:
         for one in group:
             seen = "; ".join(one.evidence)
             lines.append(
-                f"  {one.replicas} replicas: scale {one.scale:.4g}, residual "
-                f"{one.residual:.2g}. {seen}"
+                f"  {one.replicas} replicas: scale {number(one.scale, 4)}, residual "
+                f"{number(one.residual, 2)}. {seen}"
             )
         lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
         lines.append(f"  To mend it: {first.remedy}")

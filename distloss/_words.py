@@ -18,8 +18,17 @@ def headline(report: Report) -> str:
     """The verdict in one line."""
     if report.agrees:
         return "Gradients agree: one batch, one update, however it is split."
-    names = list(dict.fromkeys(f.cause for f in report.findings))
-    return f"Gradients differ: {', '.join(names)}."
+    causes = list(dict.fromkeys(f.cause for f in report.findings))
+    names = ", ".join(causes)
+    same = report.measured and all(one.agrees for one in report.measured)
+    if same and "not-reduced" not in causes:
+        return f"Gradients agree on each split that ran; wrong all the same: {names}."
+    return f"Gradients differ: {names}."
+
+
+def number(value: float, digits: int) -> str:
+    """A number of a finding; one that is none was not measured, or not finite."""
+    return f"{value:.{digits}g}" if value == value else "-"
 
 
 def verdict(one: Measured) -> str:
