@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import numbers
 import os
 import pathlib
 import time
@@ -91,6 +92,7 @@ def audit(  # noqa: PLR0913
         )
     counts = _checked_counts(replicas)
     _check_choices(engine, devices)
+    _check_timeout(timeout)
     started = time.monotonic()
     with _launch.folder() as folder:
         target = target_of(build, pathlib.Path(folder))
@@ -171,6 +173,16 @@ def _check_choices(engine: str, devices: str) -> None:
         raise ArgumentError(f"Expected engine= one of {ENGINES}. Got {engine!r}.")
     if devices not in ("cpu", "gpu"):
         raise ArgumentError(f"Expected devices= 'cpu' or 'gpu'. Got {devices!r}.")
+
+
+def _check_timeout(timeout: Any) -> None:
+    wanted = "Expected timeout= to be a number of seconds above 0, or None."
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
+        raise ArgumentTypeError(f"{wanted} Got timeout={timeout!r}.")
+    if not 0 < timeout < math.inf:  # not a number is neither
+        raise ArgumentError(f"{wanted} Got timeout={timeout!r}.")
 
 
 class _Session:

@@ -73,11 +73,12 @@ class CompiledTfKeras(Compiled):
     def build(self, place: Place, batch: Any) -> list[tf.Variable]:
         """As for Keras 3."""
         losses, metrics = self.model.compiled_loss, self.model.compiled_metrics
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         with place.scope():
-            y_pred = self.model(batch[0])
+            y_pred = self.model(x)
             losses.build(y_pred)
-            if metrics is not None:
-                metrics.build(y_pred, batch[1])
+            if metrics is not None and y is not None:
+                metrics.build(y_pred, y)
         switches = [tf.Variable(1.0) for loss in losses._losses if loss is not None]
         left = iter(switches)
         losses._losses = [

@@ -16,7 +16,16 @@ import tensorflow as tf
 from keras.src import dtype_policies
 
 from distloss import _lint, _tf_keras_switches
-from distloss._built import checked_batch, checked_pair, rows_of
+from distloss._built import (
+    checked_batch,
+    checked_pair,
+    in_order,
+    leaves_of,
+    rows_between,
+    rows_of,
+    shapes_of,
+    with_leaves,
+)
 from distloss._compiled import compiled
 from distloss._errors import AuditError, DistlossError
 from distloss._horovod import HorovodReplicas
@@ -26,6 +35,7 @@ from distloss._place import Place
 from distloss._prepare import prepare
 from distloss._recorder import Recorder, components
 from distloss._switches import Switches
+from distloss._unbuilt import Unbuilt
 
 
 class Trainee:
@@ -36,6 +46,7 @@ class Trainee:
         self.switches = Switches()
         self._pins = Pins(self.switches)
         self._recorder = Recorder()
+        self._unbuilt = Unbuilt()
         self.lint = _lint.Calls()
         for patch in (self.switches, self._pins, self.lint):
             patch.patch()
@@ -51,8 +62,8 @@ class Trainee:
         with self._place.scope():
             built = build()
         self.model, batch = checked_pair(built)
-        self.batch = checked_batch(batch, self._place.replicas)
         self._compiled = compiled(self.model)
+        self.batch = checked_batch(batch, self._place.replicas, self.model)
         self._is_keras = self._compiled is not None
         return {
             "rows": rows_of(self.batch),
@@ -67,21 +78,25 @@ class Trainee:
 
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
-        arrays = tf.nest.flatten(self.batch)
-        np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+        arrays = tf.nest.flatten(leaves_of(self.batch), expand_composites=True)
+        np.savez(path, **{str(i): np.asarray(array) for i, array in enumerate(arrays)})
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
-        own = tf.nest.flatten(self.batch)
-        with np.load(path) as file:
+        own = leaves_of(self.batch)
+        with np.load(path, allow_pickle=True) as file:  # texts
             arrays = [file[str(i)] for i in range(len(file.files))]
-        if [a.shape for a in own] != [a.shape for a in arrays]:
+        shapes: Any = [array.shape for array in arrays]
+        if len(arrays) == len(tf.nest.flatten(own, expand_composites=True)):
+            leaves = tf.nest.pack_sequence_as(own, arrays, expand_composites=True)
+            shapes = shapes_of(leaves)
+        if shapes != shapes_of(own):
             raise AuditError(
                 "Expected build() to return batches of the same shapes each time. Got "
-                f"{[a.shape for a in arrays]} on one replica and "
-                f"{[a.shape for a in own]} on {self._place.replicas}."
+                f"{shapes} on one replica and {shapes_of(own)} on "
+                f"{self._place.replicas}."
             )
-        self.batch = tf.nest.pack_sequence_as(self.batch, arrays)
+        self.batch = with_leaves(self.batch, leaves)
 
     # -- tracing
 
@@ -115,30 +130,58 @@ class Trainee:
         return [id(v) for v in now] == [id(v) for v in watched]
 
     def _tensors(self) -> Any:
-        return tf.nest.map_structure(tf.convert_to_tensor, self.batch)
+        return with_leaves(self.batch, _as_tensors(leaves_of(self.batch)))
 
     def _traced(self) -> Any:
-        wanted_eager = self._is_keras and self.model.run_eagerly
-        if wanted_eager or self.eager_because:
-            return self._on_all
-        function = tf.function(self._on_all, autograph=not self._is_keras)
         whole = [[0, rows_of(self.batch)]] * self._place.replicas
-        try:
-            with self._active():
-                concrete = function.get_concrete_function(
-                    tf.nest.flatten(self._tensors()), self._place.bounds_of(whole)
-                )
-        except Exception as error:
-            if self._is_keras:
-                raise
-            self._trace_error = error
-            self.eager_because = (
-                f"{type(error).__name__}: {str(error).strip()}".splitlines()[-1]
-            )
+        arguments = leaves_of(self._tensors()), self._place.bounds_of(whole)
+        if (self._is_keras and self.model.run_eagerly) or self.eager_because:
+            self._build_optimizers(arguments)
             return self._on_all
+        while True:  # once more for each optimizer that was not built
+            function = tf.function(self._on_all, autograph=not self._is_keras)
+            try:
+                with self._active(), self._unbuilt.watching():
+                    concrete = function.get_concrete_function(*arguments)
+                break
+            except Exception as error:
+                if self._unbuilt.build(self._place.scope):
+                    continue
+                self._note_eager(error)
+                self._build_optimizers(arguments)
+                return self._on_all
         self._graph = concrete.graph
-        self.lint.look_at(concrete.graph, self.batch)
+        self.lint.look_at(concrete.graph, self._weighted())
         return function
+
+    def _note_eager(self, error: Exception) -> None:
+        """Says why a step runs eagerly; raises where that is no way out."""
+        if self._is_keras:
+            raise error
+        self._trace_error = error
+        self.eager_because = _in_a_line(error)
+
+    def _build_optimizers(self, arguments: Any) -> None:
+        """Those of an eager step, which is begun for it and undone."""
+        optimizers = [o for o in _attributes(self.model) if _is_optimizer(o)]
+        if all(getattr(optimizer, "built", True) for optimizer in optimizers):
+            return
+        self._remember()
+        with (
+            contextlib.suppress(Exception),  # which a probe will tell
+            self._active(),
+            self._unbuilt.watching(),
+        ):
+            self._on_all(*arguments)
+        self._restore()
+        if self._unbuilt.build(self._place.scope):
+            self._build_optimizers(arguments)
+
+    def _weighted(self) -> Any:
+        """The leaves of x, y and sample weights; nothing if there are no weights."""
+        if not isinstance(self.batch, tuple) or len(self.batch) != 3:
+            return ()
+        return tuple(leaves_of(part) for part in self.batch)
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
@@ -152,8 +195,8 @@ class Trainee:
         def replica(pair: Any) -> Any:
             self._pins.restart()
             self.switches.restart()
-            parts = [leaf[pair[0] : pair[1]] for leaf in leaves]
-            return self.model.train_step(tf.nest.pack_sequence_as(self.batch, parts))
+            parts = [rows_between(leaf, pair[0], pair[1]) for leaf in leaves]
+            return self.model.train_step(with_leaves(self.batch, parts))
 
         outputs = self._place.run(replica, bounds)
         if self._compiled is None or self._place.strategy is None:
@@ -211,11 +254,19 @@ class Trainee:
     def _remember(self) -> None:
         ours = self._recorder.own_variables() | self.switches.own_variables()
         variables = {id(c): c for v in self._variables() for c in components(v)}
-        self._state = [
-            (component, component.numpy())
+        theirs = [
+            component
             for key, component in variables.items()
             if key not in ours and component.dtype != tf.resource
         ]
+        for component in theirs:
+            if not component.is_initialized():
+                raise AuditError(
+                    "Expected train_step to use variables that are there before it "
+                    f"runs. Got one that creates {component.name!r} in its first call, "
+                    "whose value is not known before. Create it in build()."
+                )
+        self._state = [(component, component.numpy()) for component in theirs]
 
     def _variables(self) -> list[Any]:
         found = list(self.model.trainable_variables)
@@ -265,7 +316,8 @@ class Trainee:
         before = [(c, c.numpy()) for c, _ in self._state]
         with self._active(), self._place.scope():
             if self._is_keras:
-                self.model(self._tensors()[0], training=True)
+                x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
+                self.model(x, training=True)
         self.switches.batch_norm = "frozen"
         moving = {
             id(c)
@@ -317,8 +369,7 @@ class Trainee:
             start += size
 
     def _step(self, probe: dict[str, Any], bounds: Any) -> Any:
-        batch = _changed(self.batch, probe)
-        leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(batch)]
+        leaves = _as_tensors(_changed(leaves_of(self.batch), probe))
         with self._active():
             function = self._functions[probe["batch_norm"]]
             try:
@@ -395,17 +446,34 @@ def _number(value: Any) -> list[float]:
         return []
 
 
-def _changed(batch: Any, probe: dict[str, Any]) -> Any:
+def _in_a_line(error: Exception) -> str:
+    """The cause, which AutoGraph tells last, and Keras before a list of arguments."""
+    told = str(error).partition("Arguments received by")[0].strip()
+    last = (told.splitlines() or [""])[-1].strip()
+    name = type(error).__name__
+    return last if last.startswith(name) else f"{name}: {last}"
+
+
+def _as_tensors(leaves: list[Any]) -> list[Any]:
+    """Arrays as tensors; ragged and sparse ones are so already."""
+    return [
+        tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+        for leaf in leaves
+    ]
+
+
+def _changed(leaves: list[Any], probe: dict[str, Any]) -> list[Any]:
     order, row = probe["order"], probe["infinite_row"]
     if order is not None:
-        batch = tf.nest.map_structure(lambda leaf: leaf[np.asarray(order)], batch)
+        leaves = [in_order(leaf, order) for leaf in leaves]
     if row is not None:
-        leaves = [np.array(leaf) for leaf in tf.nest.flatten(batch)]
-        floats = [leaf for leaf in leaves if leaf.dtype.kind == "f"]
-        if floats:
-            floats[0][row] = np.inf
-        batch = tf.nest.pack_sequence_as(batch, leaves)
-    return batch
+        leaves = list(leaves)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f":
+                leaves[i] = np.array(leaf)
+                leaves[i][row] = np.inf
+                break
+    return leaves
 
 
 def _wide_array(array: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ class Recorder:
     def patch(self) -> None:
         """Lets every optimizer class that exists report to this recorder."""
         for base in _optimizer_bases():
-            for cls in _family(base):
+            for cls in family(base):
                 original = vars(cls).get("update_step")
                 if original is not None and not hasattr(original, "_audited"):
                     cls.update_step = self._recording(original)
@@ -118,7 +118,8 @@ def _optimizer_bases() -> list[Any]:
     return found
 
 
-def _family(cls: Any) -> Iterator[Any]:
+def family(cls: Any) -> Iterator[Any]:
+    """A class and all below it that exist now."""
     yield cls
     for child in cls.__subclasses__():
-        yield from _family(child)
+        yield from family(child)

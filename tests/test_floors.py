@@ -27,7 +27,7 @@ FLOORS = (
     {"_prepare"},
     {"_built", "_causes", "_float64", "_launch", "_lint", "_place", "_probes"},
     {"_recorder", "_report", "_switches", "_target"},
-    {"_compare", "_compiled", "_dealt", "_pins", "_words"},
+    {"_compare", "_compiled", "_dealt", "_pins", "_unbuilt", "_words"},
     {"_tf_keras_switches"},
     {"_clipping", "_html", "_measure", "_text"},
     {"_child", "_diagnosis"},
