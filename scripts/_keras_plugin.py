@@ -1,0 +1,254 @@
+"""A pytest plugin that puts distloss behind Keras' own tests.
+
+scripts/test_keras loads it. In the tests of losses every loss is called by way of a
+DistributedLoss, in those of optimizers every optimizer is a DistributedOptimizer, and
+everywhere each `compile` is followed by `prepare`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.trainers.trainer import Trainer
+
+import distloss
+from distloss import DistlossError, DistributedLoss, DistributedOptimizer
+
+# What is refused by design: such a test runs without distloss, and is counted apart.
+REFUSED = re.compile(
+    r"with its own (train_step|compute_loss)\b"
+    r"|Expected a compiled model, with a loss and an optimizer"
+    r"|an optimizer that does not accumulate by itself"
+    r"|Got a scalar"
+)
+
+
+class Behind:
+    """What distloss did in the test that is running.
+
+    Attributes:
+      uses: how many losses, optimizers and models it stood behind.
+      refusals: what it said where it would not.
+    """
+
+    def __init__(self) -> None:
+        self.uses = 0
+        self.refusals: list[str] = []
+        self._is_busy = False
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether this is no call from within another one."""
+        was, self._is_busy = self._is_busy, True
+        try:
+            yield not was
+        finally:
+            self._is_busy = was
+
+    def put(self, distributed: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+        """What `distributed` returns; `plain` where that is refused by design."""
+        try:
+            made = distributed()
+        except DistlossError as error:
+            if not REFUSED.search(str(error)):
+                raise
+            self.refusals.append(str(error))
+            return plain()
+        self.uses += 1
+        return made
+
+
+behind = Behind()
+
+
+def prepared_after(compile_plainly: Callable[..., None]) -> Callable[..., None]:
+    """`Trainer.compile`, and then `prepare`."""
+
+    def prepare(trainer: Any) -> None:
+        # Many models of these tests are a layer with a Trainer, and no keras.Model.
+        with mock.patch.object(keras, "Model", TensorFlowTrainer):
+            distloss.prepare(trainer)
+
+    @functools.wraps(compile_plainly)
+    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+        compile_plainly(self, *args, **kwargs)
+        behind.put(lambda: prepare(self), lambda: None)
+
+    return compile
+
+
+def distributed_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """`Optimizer.__new__`, which gives a DistributedOptimizer."""
+    with behind.alone() as outermost:
+        plain = object.__new__(cls)
+        if issubclass(cls, DistributedOptimizer) or not outermost:
+            return plain
+    plain.__init__(*args, **kwargs)
+    with behind.alone():
+        return behind.put(lambda: DistributedOptimizer(plain), lambda: plain)
+
+
+def unless_made(init: Callable[..., None]) -> Callable[..., None]:
+    """`DistributedOptimizer.__init__`, which Python calls again after `__new__`."""
+
+    @functools.wraps(init)
+    def once(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "_settings" not in vars(self):
+            init(self, *args, **kwargs)
+
+    return once
+
+
+def distributed_call(call_plainly: Callable[..., Any]) -> Callable[..., Any]:
+    """`Loss.__call__` of a DistributedLoss, which must give what the loss gives."""
+
+    def call(self: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        arguments = {"y_true": y_true, "y_pred": y_pred, "sample_weight": sample_weight}
+        plain = functools.partial(call_plainly, self, **arguments)
+        with behind.alone() as outermost:
+            if not outermost or isinstance(self, DistributedLoss):
+                return plain()
+            return behind.put(lambda: as_plain(call_plainly, self, arguments), plain)
+
+    return call
+
+
+def as_plain(call_plainly: Any, plain: Any, arguments: dict[str, Any]) -> Any:
+    """What a DistributedLoss of `plain` returns; fails where `plain` alone differs."""
+    loss, plain = DistributedLoss(plain), functools.partial(call_plainly, plain)
+    result = loss(**arguments)
+    y_pred = tensor(arguments["y_pred"])
+    if not isinstance(y_pred, keras.KerasTensor) and y_pred.dtype.is_floating:
+        assert_same_gradient(loss, plain, {**arguments, "y_pred": y_pred})
+    return result
+
+
+def tensor(y_pred: Any) -> Any:
+    """The predictions, with their mask."""
+    mask, y_pred = (
+        getattr(y_pred, "_keras_mask", None),
+        keras.ops.convert_to_tensor(y_pred),
+    )
+    if mask is not None:
+        y_pred._keras_mask = mask
+    return y_pred
+
+
+def assert_same_gradient(loss: Any, plain: Any, arguments: dict[str, Any]) -> None:
+    """Fails unless value and gradient by the predictions are the same."""
+    y_pred = arguments["y_pred"]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(y_pred)
+        found, expected = loss(**arguments), plain(**arguments)
+    # what is shorter to Keras is float32 to us
+    tolerance = 1e-5 if expected.dtype.size >= 4 else 2e-2
+    for ours, theirs in (
+        (found, expected),
+        [tape.gradient(value, y_pred) for value in (found, expected)],
+    ):
+        ours, theirs = (keras.ops.cast(x, "float64").numpy() for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, tolerance, tolerance)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What scripts/test_keras says."""
+    group = parser.getgroup("distloss behind the tests of Keras")
+    group.addoption("--outcomes", help="the file for a line of JSON per test")
+    group.addoption("--without", action="store_true", help="plain Keras instead")
+    group.addoption("--replicas", type=int, default=1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the conftest.py of Keras does, which no package holds."""
+    config.addinivalue_line("markers", "requires_trainable_backend: TensorFlow's is")
+    config.addinivalue_line("markers", "multi_device: as it is")
+    conftest: Any = types.ModuleType("conftest")
+    conftest.skip_if_backend = lambda backend, reason: pytest.mark.skipif(
+        keras.backend.backend() == backend, reason=reason
+    )
+    sys.modules["conftest"] = conftest
+    replicas = config.getoption("--replicas")
+    if replicas > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        devices = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, devices)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """Lets a file import JAX, which only its tests of JAX use."""
+    stub = types.ModuleType("jax")
+    is_file = isinstance(collector, pytest.Module)
+    if is_file and sys.modules.setdefault("jax", stub) is stub:
+        try:
+            return (yield)
+        finally:
+            del sys.modules["jax"]
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _distloss_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    behind.__init__()  # type: ignore[misc]
+    option = request.config.getoption
+    with contextlib.ExitStack() as stack:
+        if not option("--without"):
+            for patch in patches(request.node.path.parent.name):
+                stack.enter_context(patch)
+        if option("--replicas") > 1:
+            devices = tf.config.list_logical_devices("CPU")
+            strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
+            stack.enter_context(strategy.scope())
+        yield
+
+
+def patches(part: str) -> Iterator[Any]:
+    """What puts distloss behind the tests in that folder."""
+    replace = mock.patch.object
+    yield replace(Trainer, "compile", prepared_after(Trainer.compile))
+    if part == "losses":
+        loss = keras.losses.Loss
+        yield replace(loss, "__call__", distributed_call(loss.__call__))
+    if part == "optimizers":
+        yield replace(keras.optimizers.Optimizer, "__new__", distributed_new)
+        init = unless_made(DistributedOptimizer.__init__)
+        yield replace(DistributedOptimizer, "__init__", init)
+        from_config = DistributedOptimizer.from_config
+
+        def from_config_alone(cls: Any, *args: Any) -> Any:
+            with behind.alone():
+                return from_config(*args)
+
+        yield replace(
+            DistributedOptimizer, "from_config", classmethod(from_config_alone)
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """Writes down what came of a test."""
+    report = yield
+    if report.when == "call" or not report.passed:
+        line = {
+            "test": item.nodeid,
+            "outcome": report.outcome,
+            "uses": behind.uses,
+            "refused": behind.refusals,
+            "message": str(call.excinfo.value)[:300] if call.excinfo else "",
+        }
+        with open(item.config.getoption("--outcomes"), "a") as file:
+            print(json.dumps(line), file=file)
+    return report
