@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.testing import TestCase
 from keras.src.trainers.trainer import Trainer
 
 import distloss
@@ -209,10 +210,27 @@ def _distloss_behind(request: pytest.FixtureRequest) -> Iterator[None]:
             for patch in patches(request.node.path.parent.name):
                 stack.enter_context(patch)
         if option("--replicas") > 1:
-            devices = tf.config.list_logical_devices("CPU")
-            strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
-            stack.enter_context(strategy.scope())
+            patch = mock.patch.object(
+                TestCase, "setUp", setup_on_replicas(TestCase.setUp)
+            )
+            stack.enter_context(patch)
         yield
+
+
+def setup_on_replicas(setup: Callable[..., None]) -> Callable[..., None]:
+    """`TestCase.setUp`, after which the test is in the scope of a strategy."""
+
+    def then_enter_scope(self: Any) -> None:
+        setup(self)  # clears what would forget the scope
+        devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+        # Ring collectives of several strategies in one process collide; these do not.
+        sums = tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
+        scope = contextlib.ExitStack()
+        self.addCleanup(scope.close)
+        scope.enter_context(strategy.scope())
+
+    return then_enter_scope
 
 
 def patches(part: str) -> Iterator[Any]:

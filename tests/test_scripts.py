@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -166,3 +167,56 @@ def test_versions_names_what_it_does_not_have(tmp_path):
     done = versions(tmp_path, "--only", "keras-2")
     assert done.returncode == 2
     assert "invalid choice: 'keras-2'" in done.stderr
+
+
+def keras_tests():
+    """What scripts/test_keras defines."""
+    return runpy.run_path(str(ROOT / "scripts" / "test_keras"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "message", "uses", "refused"),
+    [
+        ("passed", "passed", "", 1, []),
+        ("without distloss in it", "passed", "", 0, []),
+        ("refused", "passed", "", 1, ["with its own train_step"]),
+        ("skipped by Keras", "skipped", "", 0, []),
+        ("failed", "failed", "1 != 2", 1, []),
+    ],
+)
+def test_keras_tests_are_counted_by_kind(kind, outcome, message, uses, refused):
+    script = keras_tests()
+    line = {"test": "losses/a_test.py::test_b", "outcome": outcome}
+    line |= {"message": message, "uses": uses, "refused": refused}
+    assert script["kind_of"](script["PARTS"][0], line) == kind
+
+
+def test_an_exception_must_fail_in_its_part_and_as_it_says():
+    script = keras_tests()
+    losses, optimizers = script["PARTS"][:2]
+    line = {"test": "losses/loss_test.py::LossTest::test_mask", "outcome": "failed"}
+    line |= {"message": "- float64\n+ float32\n", "uses": 1, "refused": []}
+    kind_of = script["kind_of"]
+    assert kind_of(losses, line) == "exceptions"
+    assert kind_of(losses, {**line, "message": "0.3 != 0.2"}) == "failed"
+    assert kind_of(losses, {**line, "outcome": "passed"}) == "failed"
+    assert kind_of(optimizers, line) == "failed"
+    stale = script["stale_patterns"](losses, [line])
+    assert "losses/loss_test.py::LossTest::test_reduction" in stale
+    assert "losses/loss_test.py::LossTest::test_mask" not in stale
+
+
+def test_keras_tests_that_cannot_be_had_are_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "test_keras", "--only", "losses"],
+        env={**os.environ, "DISTLOSS_CACHE": str(tmp_path), "PIP_NO_INDEX": "1"}
+        | {"PIP_FIND_LINKS": str(tmp_path), "PIP_EXTRA_INDEX_URL": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("test_keras: the source package of keras==")
+    assert not list(tmp_path.iterdir())
