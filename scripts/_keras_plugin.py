@@ -41,33 +41,38 @@ class Behind:
     """What distloss did in the test that is running.
 
     Attributes:
+      optimizers: whether it is to stand behind all that are made.
       uses: how many losses, optimizers and models it stood behind.
       refusals: what it said where it would not.
+      is_busy: whether what is called or made is to stay plain.
     """
 
     def __init__(self) -> None:
+        self.optimizers = False
         self.uses = 0
         self.refusals: list[str] = []
-        self._is_busy = False
+        self.is_busy = False
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether this is no call from within another one."""
-        was, self._is_busy = self._is_busy, True
+    def busy(self) -> Iterator[None]:
+        """Within it, what is called or made is plain."""
+        was, self.is_busy = self.is_busy, True
         try:
-            yield not was
+            yield
         finally:
-            self._is_busy = was
+            self.is_busy = was
 
     def put(self, distributed: Callable[[], Any], plain: Callable[[], Any]) -> Any:
         """What `distributed` returns; `plain` where that is refused by design."""
         try:
-            made = distributed()
+            with self.busy():
+                made = distributed()
         except DistlossError as error:
             if not REFUSED.search(str(error)):
                 raise
             self.refusals.append(str(error))
-            return plain()
+            with self.busy():
+                return plain()
         self.uses += 1
         return made
 
@@ -93,13 +98,12 @@ def prepared_after(compile_plainly: Callable[..., None]) -> Callable[..., None]:
 
 def distributed_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """`Optimizer.__new__`, which gives a DistributedOptimizer."""
-    with behind.alone() as outermost:
-        plain = object.__new__(cls)
-        if issubclass(cls, DistributedOptimizer) or not outermost:
-            return plain
+    plain = object.__new__(cls)
+    is_ours = issubclass(cls, DistributedOptimizer)
+    if is_ours or behind.is_busy or not behind.optimizers:
+        return plain
     plain.__init__(*args, **kwargs)
-    with behind.alone():
-        return behind.put(lambda: DistributedOptimizer(plain), lambda: plain)
+    return behind.put(lambda: DistributedOptimizer(plain), lambda: plain)
 
 
 def unless_made(init: Callable[..., None]) -> Callable[..., None]:
@@ -119,10 +123,9 @@ def distributed_call(call_plainly: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         arguments = {"y_true": y_true, "y_pred": y_pred, "sample_weight": sample_weight}
         plain = functools.partial(call_plainly, self, **arguments)
-        with behind.alone() as outermost:
-            if not outermost or isinstance(self, DistributedLoss):
-                return plain()
-            return behind.put(lambda: as_plain(call_plainly, self, arguments), plain)
+        if behind.is_busy or isinstance(self, DistributedLoss):
+            return plain()
+        return behind.put(lambda: as_plain(call_plainly, self, arguments), plain)
 
     return call
 
@@ -181,6 +184,8 @@ def pytest_configure(config: pytest.Config) -> None:
         keras.backend.backend() == backend, reason=reason
     )
     sys.modules["conftest"] = conftest
+    # for good, since Python does not forget that a class had a __new__
+    keras.optimizers.Optimizer.__new__ = distributed_new
     replicas = config.getoption("--replicas")
     if replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -206,15 +211,29 @@ def _distloss_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     behind.__init__()  # type: ignore[misc]
     option = request.config.getoption
     with contextlib.ExitStack() as stack:
-        if not option("--without"):
-            for patch in patches(request.node.path.parent.name):
-                stack.enter_context(patch)
         if option("--replicas") > 1:
-            patch = mock.patch.object(
-                TestCase, "setUp", setup_on_replicas(TestCase.setUp)
-            )
-            stack.enter_context(patch)
+            for patch in replica_patches():
+                stack.enter_context(patch)
+        if not option("--without"):
+            for patch in patches(request.node.nodeid.partition("/")[0]):
+                stack.enter_context(patch)
         yield
+
+
+def replica_patches() -> Iterator[Any]:
+    """What runs a test on replicas."""
+    yield mock.patch.object(TestCase, "setUp", setup_on_replicas(TestCase.setUp))
+    yield mock.patch.object(Trainer, "compile", compile_without_xla(Trainer.compile))
+
+
+def compile_without_xla(compile: Callable[..., None]) -> Callable[..., None]:
+    """`Trainer.compile` for several replicas on a CPU: TensorFlow has no XLA there."""
+
+    @functools.wraps(compile)
+    def on_replicas(self: Any, *args: Any, **kwargs: Any) -> None:
+        compile(self, *args, **{**kwargs, "jit_compile": False})
+
+    return on_replicas
 
 
 def setup_on_replicas(setup: Callable[..., None]) -> Callable[..., None]:
@@ -241,13 +260,13 @@ def patches(part: str) -> Iterator[Any]:
         loss = keras.losses.Loss
         yield replace(loss, "__call__", distributed_call(loss.__call__))
     if part == "optimizers":
-        yield replace(keras.optimizers.Optimizer, "__new__", distributed_new)
+        behind.optimizers = True
         init = unless_made(DistributedOptimizer.__init__)
         yield replace(DistributedOptimizer, "__init__", init)
         from_config = DistributedOptimizer.from_config
 
         def from_config_alone(cls: Any, *args: Any) -> Any:
-            with behind.alone():
+            with behind.busy():
                 return from_config(*args)
 
         yield replace(
