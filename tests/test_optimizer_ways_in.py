@@ -1,6 +1,5 @@
 """Whatever way gradients come in, a rule sees the sums over replicas, once."""
 
-
 import keras
 import numpy as np
 import pytest
