@@ -198,11 +198,22 @@ def _none_or_all(output: Any, rows: tf.Tensor | int) -> Any:
     kept = tf.where(tf.equal(rows, 0), tf.zeros_like(length), length)
     if isinstance(output, tf.SparseTensor):
         return _sparse_start(output, kept)
-    start = output[:kept]
-    mask = getattr(output, "_keras_mask", None)
-    if mask is not None:
-        start._keras_mask = mask[:kept]
+    start = _start(output, kept)
+    for name in ("_keras_mask", "_keras_logits"):
+        known = getattr(output, name, None)
+        if known is not None:
+            setattr(start, name, known[:kept])
     return start
+
+
+def _start(output: Any, length: tf.Tensor) -> Any:
+    # Crossentropies look for what made probabilities, and compute with its logits:
+    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/nn.py
+    if isinstance(output, tf.Tensor) and not tf.executing_eagerly():
+        again = {"Softmax": tf.nn.softmax, "Sigmoid": tf.sigmoid}.get(output.op.type)
+        if again is not None:
+            return again(output.op.inputs[0][:length])
+    return output[:length]
 
 
 def _sparse_start(output: tf.SparseTensor, length: tf.Tensor) -> tf.SparseTensor:

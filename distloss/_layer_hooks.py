@@ -29,39 +29,12 @@ def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> An
     y_pred = model(x, **given)
     for layer, losses in step.added.items():
         layer._losses[:] = losses
-    if not step.may_be_empty:
-        return y_pred
-    return keras.tree.map_structure(lambda y: _without_its_gradient(y, step), y_pred)
-
-
-def have_layers_added(step: Step) -> bool:
-    """Whether there are losses that depend on data."""
-    return any(step.added.values())
+    return y_pred
 
 
 def was_added(step: Step, loss: Any) -> bool:
     """Whether a layer added `loss`, which is no regulariser of weights then."""
     return any(loss is own for losses in step.added.values() for own in losses)
-
-
-def _without_its_gradient(y_pred: Any, step: Step) -> Any:
-    """`y_pred`, whose gradient is 0 on a replica without rows.
-
-    The loss of the row of zeros may be NaN, and its gradient would reach the others
-    through the collective of a synchronised layer.
-    """
-    if not (isinstance(y_pred, tf.Tensor) and y_pred.dtype.is_floating):
-        return y_pred
-
-    @tf.custom_gradient
-    def selected(value: tf.Tensor) -> Any:
-        return tf.identity(value), step.of_rows
-
-    result = selected(y_pred)
-    mask = getattr(y_pred, "_keras_mask", None)
-    if mask is not None:
-        result._keras_mask = mask
-    return result
 
 
 def _hook_layers(model: keras.Model) -> None:
@@ -99,4 +72,18 @@ def _moments(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:
     # The sums over replicas count the elements that there are, so none may be made up.
     count = tf.where(step.rows > 0, tf.shape(inputs)[0], 0)
     mask = None if mask is None else mask[:count]
-    return type(layer)._moments(layer, inputs[:count], mask)
+    moments = type(layer)._moments(layer, inputs[:count], mask)
+    return tuple(_without_its_gradient(moment, step) for moment in moments)
+
+
+def _without_its_gradient(value: tf.Tensor, step: Step) -> tf.Tensor:
+    """`value`, whose gradient is 0 on a replica without rows.
+
+    That of the row of zeros may be NaN, and would reach all others by a collective.
+    """
+
+    @tf.custom_gradient
+    def selected(value: tf.Tensor) -> Any:
+        return tf.identity(value), step.of_rows
+
+    return selected(value)

@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss
 
 from distloss import _keras_versions, _tf_keras_model
@@ -100,6 +101,7 @@ def prepare(
     _check_model(model)
     _check_scope(model)
     _check_keras(model)
+    _check_compiler(model)
     _check_layers(model, parts)
     # What may still be refused comes before anything changes.
     loss = _distributed_loss(model, replicas)
@@ -192,6 +194,19 @@ def _check_layers(model: keras.Model, parts: int) -> None:
                 f"synchronized=True on {count} replicas. Use microbatches=1, or "
                 "synchronized=False, whose statistics are those of a part."
             )
+
+
+def _check_compiler(model: keras.Model) -> None:
+    strategy = model.distribute_strategy
+    count = strategy.num_replicas_in_sync
+    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if model.jit_compile and count > 1 and not is_tpu:
+        raise ArgumentError(
+            "Expected a model that is not compiled by XLA, which cannot compile a step "
+            f"of several devices. Got model {model.name!r} with jit_compile=True on "
+            f"{count} replicas. Leave out jit_compile= in model.compile(...), or train "
+            "on one device or on TPUs."
+        )
 
 
 def _check_keras(model: keras.Model) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from distloss import _added, _denominators, _keras_versions
 from distloss._denominators import Step
+from distloss._errors import ArgumentError
 from distloss._model_hooks import Hook, report_global_metrics
 from distloss._steps import predict_step, test_step, train_step
 from distloss._steps_in_parts import train_step_in_parts
@@ -48,7 +49,7 @@ def _maybe_symbolic_build(
     if iterator is not None and strategy is not None:
         data_batch = _keras_versions.spec_of_batches(iterator)
         if data_batch is None:
-            data = next(_keras_versions.batches_of(iterator))
+            data = _first_batch(iterator)
             local = strategy.experimental_local_results
             data_batch = tf.nest.map_structure(lambda x: local(x)[0], data)
         iterator = None
@@ -56,6 +57,16 @@ def _maybe_symbolic_build(
     if strategy is not None:
         with strategy.scope():
             _keras_versions.sum_on_read([v for m in model.metrics for v in m.variables])
+
+
+def _first_batch(iterator: Any) -> Any:
+    try:
+        return next(_keras_versions.batches_of(iterator))
+    except StopIteration as error:
+        raise ArgumentError(
+            "Expected data of at least one batch. Got none: the data set is empty, or "
+            "an iterator that was used before. Pass rows, or let the data set repeat()."
+        ) from error
 
 
 def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:

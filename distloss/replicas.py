@@ -315,7 +315,8 @@ class StrategyReplicas(Replicas):
         context = tf.distribute.get_replica_context()
         if context is None:
             raise self._not_in_replica_context()
-        context.merge_call(call_all, args=(condition,))
+        with _in_graph_of_replica():
+            context.merge_call(call_all, args=(condition,))
 
 
 @contextlib.contextmanager

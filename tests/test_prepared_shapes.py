@@ -327,6 +327,21 @@ def test_convolutions_of_a_replica_without_rows():
     )
 
 
+@pytest.mark.parametrize("softmax", ["softmax", tf.nn.softmax], ids=["keras", "tf"])
+def test_sure_and_wrong_probabilities(softmax):
+    """Of which Keras finds the logits: of the probabilities, no loss exceeds 16."""
+    x, y = 30 * X, RNG.integers(0, 3, 10)
+
+    def build():
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(3, softmax)])
+        loss = "sparse_categorical_crossentropy"
+        model.compile(keras.optimizers.SGD(1e-3), loss, metrics=[loss])
+        return model
+
+    ways = [(2, 1), (4, 1), (4, 2)]
+    assert_as_one_device(build, x, y, ways=ways, validation_data=(x, y))
+
+
 def within(y_true, y_pred):
     """A metric that is one number for a batch."""
     return keras.ops.mean(keras.ops.cast(keras.ops.abs(y_true - y_pred) < 2, "float32"))
@@ -405,6 +420,14 @@ def test_synchronised_layers_and_parts_are_refused_by_name(four):
     assert prepare(model) is model
 
 
+def test_a_step_that_xla_cannot_compile_is_refused(four):
+    with four.scope():
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+        model.compile("sgd", "mse", jit_compile=True)
+    with pytest.raises(ArgumentError, match=r"jit_compile=True on 4 replicas\. Leave"):
+        prepare(model)
+
+
 def batches(count):
     for start in range(count):
         yield X[start : start + 4] + start, Y[start : start + 4]
@@ -429,6 +452,17 @@ def test_a_generator_is_not_looked_into():
         results.append([v.numpy() for v in model.trainable_variables])
     for one, two in zip(*results, strict=True):
         np.testing.assert_allclose(two, one, 1e-5, 1e-6)
+
+
+def test_a_data_set_of_nothing_is_refused(four):
+    with four.scope():
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+        model.compile("sgd", "mse")
+    prepare(model)
+    nothing = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(4)
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ArgumentError, match="at least one batch"):
+            method(nothing, verbose=0)
 
 
 class Slices(keras.utils.PyDataset):
