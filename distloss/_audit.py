@@ -181,7 +181,7 @@ def _check_timeout(timeout: Any) -> None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise ArgumentTypeError(f"{wanted} Got timeout={timeout!r}.")
-    if not 0 < timeout < math.inf:  # not a number is neither
+    if not 0 < float(timeout) < math.inf:  # not a number is neither
         raise ArgumentError(f"{wanted} Got timeout={timeout!r}.")
 
 
@@ -420,9 +420,11 @@ def _consistent(findings: list[Finding]) -> list[Finding]:
     if all(f.cause == REPORT for f in findings):
         return findings
     explanation, remedy = words_of(REPORT, "besides")
-    besides = {"explanation": explanation, "remedy": remedy}
     return [
-        dataclasses.replace(f, **besides) if f.cause == REPORT else f for f in findings
+        dataclasses.replace(f, explanation=explanation, remedy=remedy)
+        if f.cause == REPORT
+        else f
+        for f in findings
     ]
 
 

@@ -180,10 +180,10 @@ def _as_leaf(leaf: Any) -> Any:
     try:
         array = leaf.numpy() if tf.is_tensor(leaf) else np.asarray(leaf)
         if array.dtype.kind in "OUS":  # texts, which TensorFlow holds as bytes
-            array = tf.convert_to_tensor(array).numpy()
+            array = np.asarray(tf.convert_to_tensor(array).numpy())
     except (ValueError, TypeError) as error:
         why = str(error).splitlines()[0]
-        raise AuditError(f"{_WANTED} Got what is no array with rows: {why}.") from error
+        raise AuditError(f"{_WANTED} Got something without rows: {why}.") from error
     return array
 
 

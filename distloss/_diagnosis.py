@@ -59,6 +59,14 @@ class Diagnosis:
     def run(self) -> None:
         """Probes what decides first."""
         even = self._even()
+        if any(0 in rows for rows in even.rows()):
+            self.failure = (
+                f"Expected rows for each of {self.replicas} replicas in each of "
+                f"{self._facts.calls} calls of the step, which make one update. Got "
+                f"{self._facts.rows} rows in all. Return a larger batch."
+            )
+            self._skip("even split", self.failure)
+            return
         try:
             seen, difference = self._measure(even)
         except NotRun as error:
@@ -380,7 +388,8 @@ class Diagnosis:
             self._look(self.replicas, filled)
         except NotRun:
             raise error from None
-        unknown = Difference(*[float("nan")] * 3, False, False, False, False, (), {})
+        nan = float("nan")
+        unknown = Difference(nan, nan, nan, False, False, False, False, (), {})
         self._find(
             "empty-replica",
             unknown,

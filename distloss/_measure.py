@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +80,8 @@ class Trainee:
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
         arrays = tf.nest.flatten(leaves_of(self.batch), expand_composites=True)
-        np.savez(path, **{str(i): np.asarray(array) for i, array in enumerate(arrays)})
+        named: dict[str, Any] = {str(i): np.asarray(a) for i, a in enumerate(arrays)}
+        np.savez(path, **named)
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
@@ -448,7 +450,8 @@ def _number(value: Any) -> list[float]:
 
 def _in_a_line(error: Exception) -> str:
     """The cause, which AutoGraph tells last, and Keras before a list of arguments."""
-    told = str(error).partition("Arguments received by")[0].strip()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras prints in bold
+    told = plain.partition("Arguments received by")[0].strip()
     last = (told.splitlines() or [""])[-1].strip()
     name = type(error).__name__
     return last if last.startswith(name) else f"{name}: {last}"

@@ -166,3 +166,18 @@ def test_a_row_moves_to_the_replica_without(calls):
     assert [sum(rows) for rows in filled.rows()] == [sum(r) for r in probe.rows()]
     assert all(rows[-1] == 1 and min(rows) > 0 for rows in filled.rows())
     assert _probes.empty(4, 4).with_a_row_on_each() is None
+
+
+def test_rows_that_do_not_reach_each_replica_in_each_call_are_too_few():
+    facts = dataclasses.replace(measured.FACTS, rows=8, calls=3)
+    found = measured.diagnosed(measured.world(measured.global_mean), facts=facts)
+    assert "each of 4 replicas in each of 3 calls" in found.failure
+    assert not found.measured
+
+
+def test_why_a_step_is_no_graph_is_its_cause():
+    told = "\x1b[1mIt has no numpy().\x1b[0m\n\nArguments received by Dense:\n  • a=1"
+    assert _measure._in_a_line(ValueError(told)) == "ValueError: It has no numpy()."
+    assert _measure._in_a_line(KeyError()) == "KeyError: "
+    autograph = 'in user code:\n\n    File "x.py"\n\n    TypeError: it was this'
+    assert _measure._in_a_line(TypeError(autograph)) == "TypeError: it was this"
