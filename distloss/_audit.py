@@ -58,9 +58,11 @@ def audit(  # noqa: PLR0913
         `trainable_variables` and `train_step(batch)`, one update from a replica's
         part of the batch. If it has a method `dataset(context)`, a data set for
         `strategy.distribute_datasets_from_function`, who gets which rows of its first
-        batch is looked at, too. `batch` is `(x, y)` or `(x, y, sample_weight)` in
-        NumPy, the global batch. Or the address of `build`: "file.py:build",
-        "package.module:build".
+        batch is looked at, too. `batch` is the global batch, whatever `fit` takes: `x`,
+        `(x, y)`, `(x, y, sample_weight)`, dictionaries, a batched data set of such
+        (of which the first is taken). A compiled model gets it as `fit` hands it to a
+        step; a step of one's own as `build` returned it. Or the address of `build`:
+        "file.py:build", "package.module:build".
       replicas: how many; the first is always 1, added if it is missing.
       engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
         machine.

@@ -92,7 +92,7 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether the gradient is the same however the batch is split."""
+        """Whether nothing was found: one batch, one update, and the loss that it has."""
         return not self.findings
 
     def to_json(self) -> str:

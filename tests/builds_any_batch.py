@@ -28,11 +28,6 @@ def convolution():
     return model, images()
 
 
-def prepared_convolution():
-    model, batch = convolution()
-    return distloss.prepare(model), batch
-
-
 def rows(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=[ROWS, *shape]).astype("float32")
 
