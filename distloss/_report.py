@@ -92,7 +92,7 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing was found: one batch, one update, and the loss that it has."""
+        """Whether nothing was found: one batch, one update, and its loss."""
         return not self.findings
 
     def to_json(self) -> str:
