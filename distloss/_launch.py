@@ -31,6 +31,7 @@ _SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "KERAS_BACKEND": "tensorflow",
     "DISTLOSS_AUDIT": "child",
+    "PYTHONUNBUFFERED": "1",  # what was printed last stands last
     # Large tensors go back to the system at once: several children share its memory.
     "MALLOC_MMAP_THRESHOLD_": "1048576",
     "MALLOC_TRIM_THRESHOLD_": "16777216",

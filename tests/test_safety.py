@@ -431,6 +431,7 @@ def audit(tmp_path, monkeypatch):
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setenv("BUILDING", str(tmp_path / "building"))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     running = []
 
     def start(name, *arguments, code="main(sys.argv[1:])"):
@@ -452,10 +453,15 @@ def audit(tmp_path, monkeypatch):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_command_that_is_ended_leaves_nothing(tmp_path, marked, audit, number):
+ENDED = [(number, "strategy") for number in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")]
+
+
+@pytest.mark.parametrize(("number", "engine"), [*ENDED, ("SIGKILL", "horovod")])
+def test_a_command_that_is_ended_leaves_nothing(
+    tmp_path, marked, audit, number, engine
+):
     """Though build holds Python's lock, and has started what left its group."""
-    process = audit("stuck")
+    process = audit("stuck", "--engine", engine)
     until((tmp_path / "building").exists)
     process.send_signal(getattr(signal, number))
     process.wait(30)
