@@ -148,18 +148,25 @@ def _graph_of(tensor: tf.Tensor) -> Any:
     return None if isinstance(tensor, tf.__internal__.EagerTensor) else tensor.graph
 
 
+def _is_same(owner: Any, loss: Any) -> bool:
+    """Whether the two are one, or were until a file of a model kept each by itself."""
+    if owner is loss or type(owner) is not type(loss):
+        return owner is loss
+    return bool(owner.get_config() == loss.get_config())
+
+
 def announced_denominator(loss: Announces) -> tf.Tensor:
     """The global denominator by which this thread's last gradient was divided.
 
     Forgets it, with all others: the next step announces its own.
 
     Raises:
-      ContextError: `loss` announced none, several, or one of another graph, or
-        another loss did too.
+      ContextError: `loss`, or one of the same config, announced none, several, or one
+        of another graph, or another loss did too.
     """
     here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     found = [
-        (owner is loss, denominator)
+        (_is_same(owner, loss), denominator)
         for owner, denominators in _thread.announced.items()
         for denominator in denominators
         if _graph_of(denominator) is here

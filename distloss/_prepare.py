@@ -22,7 +22,7 @@ from distloss._model_hooks import Hook
 from distloss._step_hooks import override_methods
 from distloss._tf_keras import is_model
 from distloss.losses import DistributedLoss
-from distloss.optimizers import DistributedOptimizer
+from distloss.optimizers import DistributedOptimizer, undistributed
 from distloss.replicas import (
     Replicas,
     current_strategy,
@@ -108,6 +108,7 @@ def prepare(
     optimizer = _distributed_optimizer(model, replicas)
     model._compile_loss, model.optimizer = loss, optimizer
     override_methods(model, replicas_or_current_strategy(replicas), parts)
+    model.get_compile_config = Hook(_compile_config, model)
     model.train_function = model.test_function = None  # they hold what was
     return model
 
@@ -137,6 +138,19 @@ def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any
     if isinstance(inner, DistributedOptimizer):
         return optimizer  # it takes over the LossScaleOptimizer when that is built
     return DistributedOptimizer(optimizer, replicas=replicas)
+
+
+def _compile_config(model: keras.Model) -> dict[str, Any]:
+    """What files hold: the optimizer as it was compiled, with what was set since."""
+    config: dict[str, Any] = type(model).get_compile_config(model)
+    given = model._compile_config.config.get("optimizer") if config else None
+    # Under mixed_float16, `compile` has put a LossScaleOptimizer around it.
+    inner = getattr(model.optimizer, "inner_optimizer", None)
+    for now in map(undistributed, (model.optimizer, inner)):
+        if isinstance(given, keras.optimizers.Optimizer) and type(now) is type(given):
+            config["optimizer"] = keras.saving.serialize_keras_object(now)
+            break
+    return config
 
 
 def _checked_parts(parts: Any) -> int:

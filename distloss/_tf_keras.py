@@ -11,6 +11,7 @@ import importlib
 import operator
 import os
 import sys
+import threading
 import types
 from typing import Any
 
@@ -57,6 +58,13 @@ def class_of(ours: type, base: str, name: str) -> Any:
     return tf_keras.saving.register_keras_serializable("distloss")(made)
 
 
+class _Thread(threading.local):
+    holder: Any = None  # the optimizer whose gradients were summed
+
+
+_thread = _Thread()
+
+
 class SumsFirst:
     """A tf-keras optimizer whose gradients are summed over `Replicas`.
 
@@ -67,9 +75,35 @@ class SumsFirst:
     _distloss_replicas: Replicas | None
     monitor: Monitor | None = None  # where what steps are like is noted
 
+    def apply_gradients(
+        self, grads_and_vars: Any, name: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What the rule makes of the sums, which it also sees if it overrides this."""
+        pairs = list(grads_and_vars)
+        is_done = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
+            "experimental_aggregate_gradients", True
+        )
+        has_any = any(gradient is not None for gradient, _ in pairs)
+        # The name only where it was given, for an override may not take one.
+        given = (name, *args) if args or name is not None else ()
+        parent: Any = super()
+        if args or is_done or not has_any or _thread.holder is self:
+            return parent.apply_gradients(pairs, *given, **kwargs)
+        sums = iter(self.aggregate_gradients(pairs))
+        pairs = [pair if pair[0] is None else next(sums) for pair in pairs]
+        outer, _thread.holder = _thread.holder, self
+        try:
+            return parent.apply_gradients(pairs, *given, **kwargs)
+        finally:
+            _thread.holder = outer
+
     def aggregate_gradients(self, grads_and_vars: Any) -> list[Any]:
         """The pairs that have a gradient, with the sums of these."""
         pairs = [pair for pair in grads_and_vars if pair[0] is not None]
+        if _thread.holder is self:
+            return pairs
+        if not pairs:  # which tf-keras refuses
+            return list(grads_and_vars)
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
         local = [_sparse.shaped(*pair) for pair in pairs]
@@ -100,6 +134,7 @@ def distributed_optimizer(
     optimizer = _found(optimizer)
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
+        _refuse_own_apply_gradients(type(optimizer))
         optimizer._optimizer = distributed_optimizer(inner, replicas, 1)
         return optimizer
     keras_class: Any = type(optimizer)
@@ -107,6 +142,15 @@ def distributed_optimizer(
     vars(made).update(vars(optimizer))
     vars(made)["_distloss_replicas"] = replicas
     return made
+
+
+def _refuse_own_apply_gradients(scaled_class: Any) -> None:
+    if not scaled_class.apply_gradients.__module__.startswith("tf_keras."):
+        raise ArgumentTypeError(
+            "Expected a LossScaleOptimizer with the apply_gradients of tf-keras. Got "
+            f"{scaled_class.__name__} with its own, which sees gradients before they "
+            "are summed over replicas. Move what it does into the inner optimizer."
+        )
 
 
 def _found(optimizer: Any) -> Any:

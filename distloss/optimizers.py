@@ -118,7 +118,8 @@ class DistributedOptimizer(_KerasOptimizer):
         optimizer = _keras_optimizer(optimizer)
         self.__dict__.update(_state_of(optimizer))
         self._track_trackable(self._variables, name="_variables", overwrite=True)
-        for name, inner in _inner_optimizers_of(optimizer, replicas).items():
+        distribute = functools.partial(_distributed, replicas=replicas)
+        for name, inner in _others_in(optimizer, distribute).items():
             setattr(self, name, inner)  # which also tracks it, for checkpoints
         settings = _Settings(replicas, _checked_steps(accumulation_steps), loss)
         _check_loss(settings)
@@ -318,10 +319,12 @@ class DistributedOptimizer(_KerasOptimizer):
             variable.assign(average)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras to save."""
+        """The constructor's arguments, for Keras to save, and what was wrapped has."""
         settings = self._settings
+        plain = keras.saving.serialize_keras_object(undistributed(self))
         return {
-            "optimizer": keras.saving.serialize_keras_object(_undistributed(self)),
+            **plain["config"],
+            "optimizer": plain,
             "replicas": keras.saving.serialize_keras_object(settings.replicas),
             "accumulation_steps": settings.accumulation_steps,
             "loss": keras.saving.serialize_keras_object(settings.loss),
@@ -331,12 +334,36 @@ class DistributedOptimizer(_KerasOptimizer):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> DistributedOptimizer:
-        """A new object with the arguments that `get_config` returned."""
+        """A new object with the arguments that `get_config` returned.
+
+        What was wrapped gets its own settings from there too, so that they may be
+        changed as those of any optimizer.
+        """
+        plain = dict(config["optimizer"])
+        settings = {
+            name: config[name]
+            for name in plain["config"]
+            if name in config and name not in _ARGUMENTS
+        }
+        plain["config"] = {**plain["config"], **settings}
         arguments = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects)
-            for key, value in config.items()
+            name: keras.saving.deserialize_keras_object(value, custom_objects)
+            for name, value in {**config, "optimizer": plain}.items()
+            if name in _ARGUMENTS
         }
         return DistributedOptimizer(arguments.pop("optimizer"), **arguments)
+
+    def __reduce__(self) -> Any:
+        # The class is made for what was wrapped: no new process finds it by its name.
+        _, saved = super().__reduce__()
+        return _unpickled, saved
+
+
+_ARGUMENTS = ("optimizer", "replicas", "accumulation_steps", "loss")
+
+
+def _unpickled(*saved: Any) -> Any:
+    return keras.optimizers.Optimizer._unpickle_model(*saved)
 
 
 class _Distributed(DistributedOptimizer):
@@ -499,10 +526,13 @@ def _distributed_class(keras_class: Any) -> Any:
     return keras.saving.register_keras_serializable("distloss", name)(made)
 
 
-def _undistributed(optimizer: DistributedOptimizer) -> Any:
-    """A view on the same state as the class that was wrapped."""
+def undistributed(optimizer: Any) -> Any:
+    """A view on the same state as the class that was wrapped, and so within it."""
+    if not isinstance(optimizer, DistributedOptimizer):
+        return optimizer
     view: Any = object.__new__(type(optimizer).__bases__[1])
     vars(view).update(vars(optimizer))
+    vars(view).update(_others_in(optimizer, undistributed))
     return view
 
 
@@ -526,26 +556,49 @@ _MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
 _HOLD_OTHERS = (keras.optimizers.LossScaleOptimizer, _MULTI_OPTIMIZER)
 
 
-def _inner_optimizers_of(optimizer: Any, replicas: Replicas | None) -> dict[str, Any]:
-    """The attributes in which `optimizer` holds others, these distributed."""
+def _others_in(optimizer: Any, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The attributes in which `optimizer` holds others, each of these changed."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return {"inner_optimizer": _distributed(optimizer.inner_optimizer, replicas)}
+        return {"inner_optimizer": change(optimizer.inner_optimizer)}
     if not isinstance(optimizer, _MULTI_OPTIMIZER):
         return {}
-    chosen = optimizer._optimizer_map
-    if not isinstance(chosen, keras.optimizers.OptimizerMap):
-        raise ArgumentTypeError(
-            "Expected a MultiOptimizer that chooses by an OptimizerMap, whose "
-            f"optimizers can be wrapped. Got optimizer_map={chosen!r}. Pass a "
-            "keras.optimizers.OptimizerMap."
-        )
-    ours = {id(x): _distributed(x, replicas) for x in optimizer.optimizers}
-    by_name = {name: ours[id(inner)] for name, inner in chosen._optimizer_map.items()}
-    default = ours[id(chosen.default_optimizer)]
-    return {
-        "_inner_optimizers": [ours[id(inner)] for inner in optimizer.optimizers],
-        "_optimizer_map": keras.optimizers.OptimizerMap(default, by_name),
-    }
+    changed = _Changed(change)
+    others = [changed(inner) for inner in optimizer.optimizers]
+    chosen: Any = optimizer._optimizer_map
+    if isinstance(chosen, _Choice):
+        chosen = chosen.choose
+    if isinstance(chosen, keras.optimizers.OptimizerMap):
+        by_name = {name: changed(x) for name, x in chosen._optimizer_map.items()}
+        default = changed(chosen.default_optimizer)
+        chosen = keras.optimizers.OptimizerMap(default, by_name)
+    elif change is not undistributed:
+        chosen = _Choice(chosen, changed)
+    return {"_inner_optimizers": others, "_optimizer_map": chosen}
+
+
+class _Changed:
+    """Optimizers, each changed once."""
+
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        self._change = change
+        self._made: dict[int, tuple[Any, Any]] = {}  # both, so that ids stay taken
+
+    def __call__(self, optimizer: Any) -> Any:
+        if id(optimizer) not in self._made:
+            self._made[id(optimizer)] = optimizer, self._change(optimizer)
+        return self._made[id(optimizer)][1]
+
+
+class _Choice:
+    """A function that chooses the optimizer of a variable, and this one changed."""
+
+    def __init__(self, choose: Callable[[Any], Any], changed: _Changed) -> None:
+        self.choose, self._changed = choose, changed
+
+    def __call__(self, variable: Any) -> Any:
+        chosen = self.choose(variable)
+        is_optimizer = isinstance(chosen, keras.optimizers.Optimizer)
+        return self._changed(chosen) if is_optimizer else chosen  # Keras refuses it
 
 
 def _rule_of(optimizer: Any) -> Any:

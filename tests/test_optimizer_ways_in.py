@@ -1,5 +1,7 @@
 """Whatever way gradients come in, a rule sees the sums over replicas, once."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -339,3 +341,96 @@ def test_a_window_of_float64_weighs_in_float64():
         value = loss(tf.ones(3, tf.float64), tf.ones(3, tf.float64) * variable.value)
     by_pairs(optimizer, tape, value, variable)
     assert float(optimizer._window.denominator) == 2**24 + 1
+
+
+# --- tf-keras -------------------------------------------------------------------
+
+
+def of_tf_keras(kind):
+    """Two rules of tf-keras that clip by themselves, one takes no other argument."""
+    tf_keras = pytest.importorskip("tf_keras")
+    module = tf_keras.optimizers.legacy if kind == "legacy" else tf_keras.optimizers
+
+    class Bare(module.SGD):
+        def apply_gradients(self, grads_and_vars):
+            gradients, variables = zip(*grads_and_vars, strict=True)
+            clipped = adapted(gradients, variables)
+            return super().apply_gradients(zip(clipped, variables, strict=True))
+
+    class Whole(Bare):
+        def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+            gradients, variables = zip(*grads_and_vars, strict=True)
+            clipped = adapted(gradients, variables)
+            pairs = zip(clipped, variables, strict=True)
+            return module.SGD.apply_gradients(self, pairs, name, **kwargs)
+
+    return {"bare": Bare, "whole": Whole, "scaled": Whole}
+
+
+@pytest.mark.parametrize("rule", ["bare", "whole", "scaled"])
+@pytest.mark.parametrize("kind", ["new", "legacy"])
+def test_a_rule_of_tf_keras_sees_the_sums(kind, rule, four):
+    import tf_keras
+
+    classes = of_tf_keras(kind)
+
+    scale = functools.partial(
+        tf_keras.mixed_precision.LossScaleOptimizer, initial_scale=4.0
+    )
+    scale_or_not = scale if rule == "scaled" else bare
+
+    def trained(strategy, wrap):
+        with strategy.scope():
+            variable, optimizer = (
+                tf.Variable(START),
+                wrap(scale_or_not(classes[rule](0.5))),
+            )
+
+        def replica_step(x, y, bounds):
+            me = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine = slice(bounds[me], bounds[me + 1])
+            with tf.GradientTape() as tape:
+                y_pred = tf.linalg.matvec(x[mine], variable)
+                loss = tf.reduce_sum((y[mine] - y_pred) ** 2) / 9.0
+                loss = getattr(optimizer, "get_scaled_loss", bare)(loss)
+            unscaled = getattr(optimizer, "get_unscaled_gradients", bare)
+            gradients = unscaled(tape.gradient(loss, [variable]))
+            optimizer.apply_gradients(zip(gradients, [variable], strict=True))
+
+        step = tf.function(lambda *batch: strategy.run(replica_step, batch))
+        bounds = tf.constant(BOUNDS[strategy.num_replicas_in_sync])
+        for x, y in zip(X, Y, strict=True):
+            step(tf.constant(x), tf.constant(y), bounds)
+        return variable.numpy()
+
+    wanted = trained(strategy_of("none"), bare)
+    got = trained(four, DistributedOptimizer)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["new", "legacy"])
+def test_tf_keras_says_as_before_what_has_no_gradient(kind):
+    import tf_keras
+
+    module = tf_keras.optimizers.legacy if kind == "legacy" else tf_keras.optimizers
+    optimizer = DistributedOptimizer(module.SGD(0.5))
+    variable = tf.Variable([1.0])
+    with pytest.raises(ValueError, match="No gradients provided"):
+        optimizer.apply_gradients([(None, variable)])
+    done = {"experimental_aggregate_gradients": False}
+    optimizer.apply_gradients([(tf.constant([1.0]), variable)], **done)
+    assert variable.numpy().tolist() == [0.5]
+
+
+def test_a_loss_scale_of_tf_keras_with_a_rule_of_its_own_is_refused():
+    import tf_keras
+
+    sgd = tf_keras.optimizers.legacy.SGD
+    scaled_class = type(tf_keras.mixed_precision.LossScaleOptimizer(sgd(0.5)))
+
+    class Scaled(scaled_class):
+        def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+            return super().apply_gradients(grads_and_vars, name, **kwargs)
+
+    with pytest.raises(ArgumentTypeError, match="Got Scaled with its own"):
+        DistributedOptimizer(Scaled(sgd(0.5)))
