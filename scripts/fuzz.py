@@ -54,7 +54,8 @@ def main():
         if found:
             failed += 1
             print(f"seed {case}\n    {_command(seed, arguments.replicas)}")
-            print(*(f"    {line}" for line in found[:4]), sep="\n", flush=True)
+            lines = fuzz_models.first_of_each_kind(found).values()
+            print(*(f"    {line}" for line in lines), sep="\n", flush=True)
         elif (seed - seeds.start) % 50 == 49:
             minutes = (time.monotonic() - started) / 60
             print(f"... seed {seed}, {minutes:.1f} min", file=sys.stderr, flush=True)
