@@ -33,6 +33,15 @@ ENGINES = ("strategy", "horovod")
 REPORT = "report-only"
 
 SLOW = 2.0  # seconds per step, from which on only what decides is probed
+# Causes that a step could seem to have because build() draws random numbers.
+UNSURE = {
+    "unexplained",
+    "not-decomposable",
+    "not-linear-in-gradient",
+    "variables-scaled-apart",
+    "clip-before-sum",
+    "batch-statistics",
+}
 BUDGET = 150.0  # seconds, after which no probe begins that is not needed
 
 
@@ -280,6 +289,7 @@ class _Session:
         said = self._answers[1][0]
         self._lints = said["lints"]
         self._constants = said["constants"]
+        self._batch_sizes = said["batch_sizes"]
         found = set(said["found"])
         if "randomness" in found:
             self._skipped.append(
@@ -310,7 +320,9 @@ class _Session:
             tapes=max(1, said["tapes"]),
             terms=tuple(sorted(found & {"added", "regularizers"})),
             clip="clip" in found,
-            clip_settings=said["clips"][0] if said["clips"] else None,
+            clips=tuple((how, tuple(whose)) for how, whose in said["clips"]),
+            clips_by_hand=said["clips_by_hand"],
+            adders=tuple(said["adders"]),
             outputs=tuple(said["outputs"]),
             batch_norm="batch_norm" in found,
             loss_scale=said["loss_scale"],
@@ -361,10 +373,27 @@ class _Session:
     # -- judging
 
     def _judge(self, facts: Facts) -> None:
-        one = _one_device.OneDevice(self.look, facts, self._lints, self._constants)
-        facts = one.calibrate(patient=self.patient)
+        one = _one_device.OneDevice(
+            self.look, facts, self._lints, self._constants, self._batch_sizes
+        )
+        one.calibrate(patient=self.patient)
         self._findings += one.findings
         self._skipped += one.skipped
+        if one.is_random:
+            why = "two runs on one device differ, so no split can be compared"
+            self._skipped.append(Skipped("other numbers of replicas", why))
+            return
+        failures = self._compare(one)
+        one.check_after(self._findings)
+        self._findings += one.late
+        self._judge_builds(one)
+        if failures and not self._findings:
+            raise AuditError(failures[0])
+        self._findings = _consistent(self._findings)
+        self._advise()
+
+    def _compare(self, one: _one_device.OneDevice) -> list[str]:
+        """Each number of replicas with one; why some could not be run."""
         failures = []
         for count in sorted(set(self._children) - {1}):
             diagnosis = Diagnosis(count, self.look, one.ruler())
@@ -380,12 +409,7 @@ class _Session:
             self._measured += diagnosis.measured
             if diagnosis.doubt:
                 self.doubts[count] = diagnosis.doubt
-        one.check_after(self._findings)
-        self._findings += one.late
-        if failures and not self._findings:
-            raise AuditError(failures[0])
-        self._findings = _consistent(self._findings)
-        self._advise()
+        return failures
 
     def _advise(self) -> None:
         """Puts the remedies in terms of this model."""
@@ -399,6 +423,25 @@ class _Session:
             dataclasses.replace(f, remedy=remedy_for(f.remedy, model))
             for f in self._findings
         ]
+
+    def _judge_builds(self, one: _one_device.OneDevice) -> None:
+        """Where a cause is not certain: does build() make the same step each time?"""
+        if not {f.cause for f in self._findings} & UNSURE:
+            return
+        whole = self.look(1, one.whole())
+        try:
+            self._only(1, "rebuild")
+            self._only(1, "load_batch", path=self._path("batch.npz"))
+            self._only(1, "trace", batch_norm="frozen")
+            self._only(1, "load_weights", path=self._path("weights.npz"))
+            again = self._run(1, dataclasses.replace(one.whole(), name="built again"))
+        except (_launch.ChildError, NotRun) as error:
+            self._skipped.append(Skipped("building again", str(error)))
+            return
+        found = one.built_differently(whole, again)
+        if found:
+            self._findings = [f for f in self._findings if f.cause not in UNSURE]
+            self._findings.append(found)
 
     def report(self, engine: str) -> Report:
         """What came of it."""
@@ -454,4 +497,7 @@ def _as_seen(answers: list[dict[str, Any]]) -> Seen:
         all(answer["weights_finite"] for answer in answers),
         answers[0]["size"],
         max(answer["seconds"] for answer in answers),
+        max(answer["repeats"] for answer in answers),
+        tuple(answers[0]["losses"]),
+        answers[0]["moves_weights"],
     )

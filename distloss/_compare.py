@@ -25,10 +25,13 @@ class Facts:
       eps: of the coarsest dtype in which gradients are computed.
       rows: of the batch.
       calls: how many calls of the step make one update.
-      tapes: how many gradients one replica takes in one call, as far as known.
+      tapes: how many gradients of one variable a replica takes in one call, as far
+        as known.
       terms: what the loss consists of: "added", "regularizers", "output NAME".
       clip: whether gradients are clipped.
-      clip_settings: the optimizer's, where it is the optimizer that clips.
+      clips: how optimizers clip: settings, and the indices of their variables.
+      clips_by_hand: whether the step clips gradients itself.
+      adders: names of the layers that add losses.
       outputs: names of the losses of a compiled model with several.
       batch_norm: whether there is BatchNormalization.
       loss_scale: whether there is a LossScaleOptimizer.
@@ -43,7 +46,9 @@ class Facts:
     tapes: int = 1
     terms: tuple[str, ...] = ()
     clip: bool = False
-    clip_settings: dict[str, float] | None = None
+    clips: tuple[tuple[dict[str, float], tuple[int, ...]], ...] = ()
+    clips_by_hand: bool = False
+    adders: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     batch_norm: bool = False
     loss_scale: bool = False
@@ -75,6 +80,10 @@ class Seen:
       finite: whether all weights are finite after the step.
       size: norm of all weights.
       seconds: how long it took.
+      repeats: how many slices of sparse gradients have the index of another one.
+      losses: of what the tapes of a replica took gradients, where there is only one.
+      moves_weights: whether weights are changed between two tapes, and not only by the
+        update.
     """
 
     gradient: Vector
@@ -85,6 +94,9 @@ class Seen:
     finite: bool = True
     size: float = 0.0
     seconds: float = 0.0
+    repeats: int = 0
+    losses: tuple[float, ...] = ()
+    moves_weights: bool = False
 
 
 @dataclass(frozen=True)

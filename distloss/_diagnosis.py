@@ -14,7 +14,7 @@ import numpy as np
 
 from distloss import _probes
 from distloss._causes import words_of
-from distloss._clipping import clip_scales, clipped
+from distloss._clipping import clip_scales, clipped_by_each
 from distloss._compare import Difference, Facts, Ruler, Seen, norm
 from distloss._probes import UNEVEN, Probe
 from distloss._report import Finding, Measured, Skipped
@@ -35,6 +35,18 @@ class NotRun(Exception):
 # What is seen on so many replicas in a probe; raises NotRun.
 Look = Callable[[int, Probe], Seen]
 
+SLICES_SHOWN = (
+    "the same step on the same rows changes the weights by another amount if slices of "
+    "one index are added up first"
+)
+
+
+def slices_apart(look: Look, ruler: Ruler, count: int, probe: Probe) -> Difference:
+    """What the step makes of slices of one index, against the update of their sum."""
+    as_it_is = dataclasses.replace(probe, observe="weights", clip=1.0)
+    added_up = dataclasses.replace(as_it_is, slices_added=True)
+    return ruler.compare(look(count, as_it_is), look(count, added_up))
+
 
 class Diagnosis:
     """The comparison of N replicas with one.
@@ -46,7 +58,7 @@ class Diagnosis:
     """
 
     def __init__(self, replicas: int, look: Look, ruler: Ruler) -> None:
-        self.replicas, self._look, self._ruler = replicas, look, ruler
+        self.replicas, self._look_at, self._ruler = replicas, look, ruler
         self._facts: Facts = ruler.facts
         self.patient: Callable[[], bool] = lambda: True
         self.failure = ""
@@ -84,7 +96,7 @@ class Diagnosis:
         self._run_others(even, difference)
 
     def _run_others(self, even: Probe, difference: Difference) -> None:
-        checks = [self._uneven, self._empty, self._clip, self._overflow]
+        checks = [self._uneven, self._empty, self._clip, self._slices, self._overflow]
         for check in checks:
             self._try(check, difference.agrees)
         if difference.agrees:
@@ -95,6 +107,22 @@ class Diagnosis:
 
     def _even(self) -> Probe:
         return _probes.even(self._facts.rows, self.replicas, self._facts.calls)
+
+    def _look(self, count: int, probe: Probe) -> Seen:
+        """What a probe shows; of one term alone, what its absence changes."""
+        if not probe.alone:
+            return self._look_at(count, probe)
+        on = dataclasses.replace(probe, alone="")
+        without: Any = {probe.alone: 0.0}
+        seen = self._look_at(count, on)
+        off = self._look_at(count, dataclasses.replace(on, **without))
+        # A difference is no more exact than what it is the difference of.
+        return dataclasses.replace(
+            seen,
+            gradient=np.asarray(seen.gradient, np.float64) - off.gradient,
+            sources=("weights",),
+            size=norm(seen.gradient),
+        )
 
     def _try(self, check: Callable[[bool], None], even_agrees: bool) -> None:
         try:
@@ -191,11 +219,21 @@ class Diagnosis:
             yield f"output {name}", dataclasses.replace(off, outputs=only)
         if not outputs:
             yield "loss of the data", off
-        if self._facts.is_keras:  # else the loss of the data has no switch
-            nothing = dataclasses.replace(off, outputs=(0.0,) * max(1, len(outputs)))
-            for name in terms:
-                alone: Any = {name: 1.0}
-                yield name, dataclasses.replace(nothing, **alone)
+        nothing = dataclasses.replace(off, outputs=(0.0,) * max(1, len(outputs)))
+        for name in terms:
+            own: Any = {name: 1.0}
+            alone = dataclasses.replace(nothing, **own)
+            if not self._facts.is_keras:  # the loss of the data has no switch
+                alone = dataclasses.replace(off, alone=name, **own)
+            yield from self._layers(name, alone)
+
+    def _layers(self, term: str, probe: Probe) -> Iterator[tuple[str, Probe]]:
+        """The probe of a term; of what several layers add, one of each layer."""
+        if term != "added" or len(self._facts.adders) < 2:
+            yield term, probe
+            return
+        for i, layer in enumerate(self._facts.adders):
+            yield f"added by {layer}", dataclasses.replace(probe, only_added=i)
 
     def _explain_term(self, probe: Probe, difference: Difference, term: str) -> None:
         if not difference.finite:
@@ -235,15 +273,37 @@ class Diagnosis:
             cause = "divided-twice"
         elif near(difference.scale, n**2):
             cause = "scaled-n-squared"
-        if cause == "sum-of-means" and term == "regularizers":
-            cause = "regularization-not-scaled"
         if cause:
+            cause = self._cause_in_term(cause, probe, term)
             evidence = (
                 f"{probe.name}: alpha = {difference.scale:.4g}, rho = "
                 f"{difference.residual:.1g} on {n} replicas, the same for all variables"
             )
             self._find(cause, difference, evidence, term=term)
         return bool(cause)
+
+    def _cause_in_term(self, cause: str, probe: Probe, term: str) -> str:
+        """The name that a factor has in one term of the loss."""
+        if cause == "sum-of-means" and term == "regularizers":
+            return "regularization-not-scaled"
+        if not term.startswith("added") or self._facts.calls > 1:
+            return cause
+        kind = self._kind_of(probe)
+        if cause == "sum-of-means" and kind == "weights":
+            return "regularization-not-scaled"
+        if cause == "divided-twice" and kind == "sum" and not self._facts.is_keras:
+            return "added-loss-divided"
+        return cause
+
+    def _kind_of(self, probe: Probe) -> str:
+        """Whether a term is of "weights" only, a "sum" over rows, or else a "mean"."""
+        n = self.replicas
+        parts = [self._look(1, probe.of_replica(r)).gradient for r in range(n)]
+        whole = self._look(1, probe.on_one()).gradient
+        limit = 30 * self._facts.tolerance * norm(whole)
+        if all(norm(part - whole) <= limit for part in parts):
+            return "weights"
+        return "sum" if norm(sum(parts) - whole) <= limit else "mean"
 
     def _data_free(self, probe: Probe, difference: Difference, term: str) -> bool:
         """The difference is the same whatever the rows: it comes from the weights."""
@@ -296,17 +356,54 @@ class Diagnosis:
         if left_of_right > limit:
             if left_of_given > limit and n > 2 and left_of_right < 10 * limit:
                 return False
-            self._find(
-                "not-decomposable",
-                difference,
-                f"{probe.name}: no weights make the gradients of the parts add up to "
-                f"that of the whole: {left_of_right:.2g} of it is left over",
-                term=term,
-            )
+            self._not_decomposable(probe, difference, term, left_of_right)
             return True
         if left_of_given > limit:
             return False
         return self._named_by_parts(probe, difference, term, (given, right))
+
+    def _not_decomposable(
+        self, probe: Probe, difference: Difference, term: str, left: float
+    ) -> None:
+        shown = (
+            f"{probe.name}: no weights make the gradients of the parts add up to "
+            f"that of the whole: {left:.2g} of it is left over"
+        )
+        if not self._treated(probe, difference, term, None, shown):
+            self._find("not-decomposable", difference, shown, term=term)
+
+    def _treated(
+        self, probe: Probe, difference: Difference, term: str, right: Any, shown: str
+    ) -> bool:
+        """Whether it is not the loss, but what is done to its gradient.
+
+        Then the gradients of the parts that a tape gives add up to that of the whole,
+        and by other factors (`right`, none for no factors) than what is made of them.
+        """
+        if probe.alone:
+            return False
+        tape = dataclasses.replace(probe, observe="tape")
+        whole = self._look(1, tape.on_one())
+        if self._facts.tapes > 1 and not whole.moves_weights:
+            return False  # the first tape of several tells nothing of the others
+        n = self.replicas
+        parts = [self._look(1, tape.of_replica(r)).gradient for r in range(n)]
+        if not norm(whole.gradient) or not all(map(norm, parts)):
+            return False
+        factors, left = self._ruler.fit(whole.gradient, parts)
+        alike = right is not None and np.allclose(factors, right, rtol=0.02)
+        if alike or not left <= 30 * self._facts.tolerance:
+            return False
+        summed = self._ruler.compare(self._look(n, tape), whole)
+        taken = (
+            f"gradients of the tape add up, those of {n} replicas to "
+            f"{summed.scale:.4g} times that of the whole; what the step makes of them "
+            "does not"
+        )
+        is_right = summed.agrees or summed.uniform  # whoever divides by N
+        cause = "not-linear-in-gradient" if is_right else "unexplained"
+        self._find(cause, difference, shown, taken, term=term)
+        return True
 
     def _named_by_parts(
         self,
@@ -317,6 +414,9 @@ class Diagnosis:
     ) -> bool:
         given, right = factors
         n = self.replicas
+        shown = f"{probe.name}: in the whole, the parts count {_shown(right)}"
+        if self._treated(probe, difference, term, right, shown):
+            return True
         same = all(abs(f / given.mean() - 1) < 0.02 for f in given)
         names = {1 / n: "mean-of-means", 1.0: "sum-of-means", 1 / n**2: "divided-twice"}
         cause = next(
@@ -324,11 +424,9 @@ class Diagnosis:
         )
         if not (same and cause):
             return False
-        shown = ", ".join(f"{f:.3g}" for f in given)
-        wanted = ", ".join(f"{f:.3g}" for f in right)
         evidence = (
-            f"{probe.name}: the means of the replicas count {shown}; in the mean of "
-            f"the whole batch they count {wanted}"
+            f"{probe.name}: the means of the replicas count {_shown(given)}; in the "
+            f"mean of the whole batch they count {_shown(right)}"
         )
         case = ""
         if cause == "mean-of-means" and probe.name == UNEVEN:
@@ -416,7 +514,7 @@ class Diagnosis:
         unclipped = np.asarray(self._look(self.replicas, even).gradient, np.float64)
         for clip in clip_scales(unclipped, self._facts):
             probe = dataclasses.replace(even, name="clipping on", clip=clip)
-            wanted = self._clipped_once(unclipped, clip)
+            wanted = None if even_agrees else self._clipped_once(unclipped, clip)
             seen = self._look(self.replicas, probe)
             if wanted is None and not even_agrees:
                 self._skip("clipping", "the gradient is wrong without it")
@@ -426,7 +524,7 @@ class Diagnosis:
             if not difference.agrees:
                 how = "as set" if clip == 1 else f"{clip:.3g} times tighter than set"
                 self._find(
-                    "clip-before-sum",
+                    self._cause_of_clipping(probe),
                     difference,
                     f"clipped {how}: alpha = {difference.scale:.4g}, rho = "
                     f"{difference.residual:.2g} against the gradient of the batch, "
@@ -434,11 +532,32 @@ class Diagnosis:
                 )
                 return
 
+    def _cause_of_clipping(self, probe: Probe) -> str:
+        """Each replica clips its own, or slices of one index are clipped apart."""
+        if self._look(self.replicas, probe).repeats:
+            added_up = dataclasses.replace(probe, slices_added=True)
+            on_one = self._look(1, added_up.on_one())
+            seen = self._look(self.replicas, added_up)
+            if self._ruler.compare(seen, on_one).agrees:
+                return "sparse-slices-apart"
+        return "clip-before-sum"
+
     def _clipped_once(self, gradient: Any, clip: float) -> Any:
-        settings = self._facts.clip_settings
-        if not settings:
+        if not self._facts.clips or self._facts.clips_by_hand:
             return None
-        return clipped(gradient * clip, settings, self._facts.slices()) / clip
+        return clipped_by_each(gradient * clip, self._facts) / clip
+
+    def _slices(self, _even_agrees: bool) -> None:
+        even = dataclasses.replace(self._even(), name="sparse update")
+        if not self._look(self.replicas, even).repeats:
+            return
+        ruler = Ruler(self._facts)
+        difference = slices_apart(self._look, ruler, self.replicas, even)
+        if difference.doubtful:
+            self.doubt = max(self.doubt, difference.error)
+        if not difference.agrees:
+            shown = f"alpha = {difference.scale:.4g}, rho = {difference.residual:.2g}"
+            self._find("sparse-slices-apart", difference, f"{SLICES_SHOWN}: {shown}")
 
     def _overflow(self, _even_agrees: bool) -> None:
         even = self._even()
@@ -511,3 +630,7 @@ def _as_dealt(rows: int, replicas: int) -> str:
         f"this batch of {rows} rows does split evenly over {replicas}: it shows in "
         "others, such as a short last one"
     )
+
+
+def _shown(factors: Any) -> str:
+    return ", ".join(f"{factor:.3g}" for factor in factors)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 
 class Calls:
-    """Suspicious calls and divisions in a step, found while it is traced."""
+    """Suspicious calls and divisions in a step, found while it is traced.
+
+    Attributes:
+      rows: of the batch.
+      constants: whole numbers by which the loss divides a sum over rows.
+      batch_sizes: constants that the step calls the global batch size.
+    """
 
     def __init__(self) -> None:
         self._found: dict[str, str] = {}
         self._weights: set[str] = set()
+        self.rows = 0
         self.constants: set[int] = set()
+        self.batch_sizes: set[int] = set()
 
     def patch(self) -> None:
         """Watches `tf.nn.compute_average_loss`."""
@@ -39,24 +48,32 @@ class Calls:
         shape = tf.convert_to_tensor(losses).shape
         constant = None if size is None else tf.get_static_value(size)
         if constant is not None:
-            self.constants.add(int(constant))
+            self.batch_sizes.add(int(constant))
         if shape.rank is not None and shape.rank > 1:
             self._found["elements-divided-by-rows"] = (
                 f"tf.nn.compute_average_loss got losses of shape {shape}: it adds up "
                 "all axes and divides by rows only"
             )
-        if weight is not None and _is_number_of_rows(tf.convert_to_tensor(weight)):
+        if weight is not None and self._is_rows(tf.convert_to_tensor(weight)):
             self._found["batch-size-as-weight"] = (
                 f"tf.nn.compute_average_loss got one number, {_shown(weight)}, as "
                 "sample_weight, its second argument"
             )
 
-    def look_at(self, graph: Any, batch: Any) -> None:
-        """Looks through a traced step."""
+    def _is_rows(self, weight: tf.Tensor) -> bool:
+        """Whether one number is that of the rows: by its value, or read off a shape."""
+        value = tf.get_static_value(weight)
+        if value is not None:
+            return bool(value.ndim == 0 and float(value) == self.rows > 1)
+        return weight.shape.rank == 0 and _is_read_off_rows(weight.op)
+
+    def look_at(self, graph: Any, batch: Any, targets: Sequence[Any]) -> None:
+        """Looks through a traced step, of which gradients of `targets` are taken."""
         self._weights = _weight_names(batch)
         for operation in graph.get_operations():
             if operation.type == "Mean":
                 self._look_at_mean(operation)
+        for operation in _linear_before(targets):
             if operation.type in ("RealDiv", "DivNoNan"):
                 self._look_at_division(operation)
 
@@ -73,21 +90,48 @@ class Calls:
 
     def _look_at_division(self, division: Any) -> None:
         numerator, denominator = division.inputs
-        rank = numerator.shape.rank
         value = tf.get_static_value(denominator)
-        if value is None or value.ndim or rank is None or rank > 1:
+        if value is None or value.ndim or not _is_of_rows(numerator):
             return
         if float(value) > 1 and float(value).is_integer():
             self.constants.add(int(value))
 
 
-def _is_number_of_rows(weight: tf.Tensor) -> bool:
-    """A single number above 1, or one that is read off a shape."""
-    value = tf.get_static_value(weight)
-    if value is not None:
-        return bool(value.ndim == 0 and float(value) > 1)
-    read = _source_of(weight.op, {"Cast", "Identity", "StridedSlice"})
-    return weight.shape.rank == 0 and read.type in ("Shape", "Size")
+# What is linear in its first input, or in all; a loss is a sum of such terms.
+_LINEAR = {"AddV2", "Add", "AddN", "Sub", "Neg", "Sum", "Mul", "RealDiv", "DivNoNan"}
+_LINEAR |= {"Cast", "Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
+
+
+def _linear_before(tensors: Sequence[Any]) -> Iterator[Any]:
+    """The operations of which `tensors` are linear, each once."""
+    left = [tensor.op for tensor in tensors if hasattr(tensor, "graph")]
+    known: set[int] = set()
+    while left:
+        operation = left.pop()
+        if id(operation) in known or operation.type not in _LINEAR:
+            continue
+        known.add(id(operation))
+        yield operation
+        left += [tensor.op for tensor in operation.inputs]
+
+
+def _is_of_rows(tensor: tf.Tensor) -> bool:
+    """Whether it holds a loss of each row, or is a sum over rows."""
+    if tensor.shape.rank == 1:
+        return tensor.shape[0] is None
+    sums = (one for one in _linear_before([tensor]) if one.type == "Sum")
+    shapes = (one.inputs[0].shape for one in sums)
+    return tensor.shape.rank == 0 and any(s.rank and s[0] is None for s in shapes)
+
+
+def _is_read_off_rows(operation: Any) -> bool:
+    """Whether it is how many rows, or elements, a tensor has."""
+    operation = _source_of(operation, {"Cast", "Identity"})
+    if operation.type == "StridedSlice":
+        begin = tf.get_static_value(operation.inputs[1])
+        operation = operation.inputs[0].op
+        return operation.type == "Shape" and begin is not None and not begin.any()
+    return operation.type == "Size"
 
 
 def _shown(weight: Any) -> str:

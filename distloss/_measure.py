@@ -35,6 +35,7 @@ from distloss._pins import Pins
 from distloss._place import Place
 from distloss._prepare import prepare
 from distloss._recorder import Recorder, components
+from distloss._slices import Slices
 from distloss._switches import Switches
 from distloss._unbuilt import Unbuilt
 
@@ -44,32 +45,43 @@ class Trainee:
 
     def __init__(self, place: Place, folder: pathlib.Path) -> None:
         self._place, self._folder = place, folder
-        self.switches = Switches()
+        slices = Slices()
+        self.switches = Switches(slices)
         self._pins = Pins(self.switches)
-        self._recorder = Recorder()
         self._unbuilt = Unbuilt()
+        self._recorder = Recorder(slices)
+        self.switches.on_gradients = self._recorder.record_tape
         self.lint = _lint.Calls()
         for patch in (self.switches, self._pins, self.lint):
             patch.patch()
         self._functions: dict[str, Any] = {}
         self._state: list[tuple[tf.Variable, np.ndarray]] = []
         self.eager_because = ""
+        keras.utils.set_random_seed(20)  # for what is drawn while files are imported
 
     # -- building
 
     def build(self, build: Callable[[], Any]) -> dict[str, Any]:
         """Calls `build` in the strategy's scope, and looks at what it returned."""
+        self._build = build
         keras.utils.set_random_seed(20)
         with self._place.scope():
             built = build()
         self.model, batch = checked_pair(built)
         self._compiled = compiled(self.model)
         self.batch = checked_batch(batch, self._place.replicas, self.model)
+        self.lint.rows = rows_of(self.batch)
         self._is_keras = self._compiled is not None
         return {
             "rows": rows_of(self.batch),
             "dataset": callable(getattr(self.model, "dataset", None)),
         }
+
+    def rebuild(self) -> None:
+        """Calls `build` again, for a model and a step that are traced anew."""
+        self._restore()
+        self._functions, self._state = {}, []
+        self.build(self._build)
 
     def deal(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
@@ -153,7 +165,7 @@ class Trainee:
                 self._build_optimizers(arguments)
                 return self._on_all
         self._graph = concrete.graph
-        self.lint.look_at(concrete.graph, self._weighted())
+        self.lint.look_at(concrete.graph, self._weighted(), self.switches.targets)
         return function
 
     def _note_eager(self, error: Exception) -> None:
@@ -195,8 +207,8 @@ class Trainee:
 
     def _on_all(self, leaves: Any, bounds: Any) -> Any:
         def replica(pair: Any) -> Any:
-            self._pins.restart()
-            self.switches.restart()
+            for one in (self._pins, self.switches, self._recorder):
+                one.restart()
             parts = [rows_between(leaf, pair[0], pair[1]) for leaf in leaves]
             return self.model.train_step(with_leaves(self.batch, parts))
 
@@ -214,14 +226,17 @@ class Trainee:
             "eps": max(_eps(self.model, v) for v in variables),
             "found": sorted(self.switches.found),
             "outputs": self._outputs(),
-            "clips": self.switches.clips[:1],
+            "clips": self._clips(),
+            "clips_by_hand": "clip_by_hand" in self.switches.found,
+            "adders": self.switches.adders,
             "optimizer": type(optimizers[0]).__name__ if optimizers else "",
             "is_keras": self._is_keras,
             "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
             "eager_because": self.eager_because,
-            "tapes": self.switches.tapes,
+            "tapes": self._recorder.tapes,
             "lints": self.lint.findings(),
             "constants": sorted(self.lint.constants),
+            "batch_sizes": sorted(self.lint.batch_sizes),
         }
 
     def advice(self) -> dict[str, Any]:
@@ -245,6 +260,16 @@ class Trainee:
         except DistlossError as error:
             return str(error)
         return ""
+
+    def _clips(self) -> list[Any]:
+        """How each optimizer clips, and the indices of what it updates."""
+        owners = self._recorder.owners
+        found = []
+        for optimizer, settings in self.switches.clips.items():
+            own = [i for i, owner in sorted(owners.items()) if owner == optimizer]
+            if own:
+                found.append([settings, own])
+        return found
 
     def _outputs(self) -> list[str]:
         if self._compiled is None or len(self.switches.outputs) < 2:
@@ -347,9 +372,7 @@ class Trainee:
         if nudge:
             self._move_weights(nudge * np.load(path))
         self.switches.batch_norm = probe["batch_norm"]
-        self.switches.put(
-            probe["clip"], probe["added"], probe["regularizers"], probe["outputs"]
-        )
+        self.switches.put(probe)
         self._recorder.clear()
         before = self._weights()
         if self._is_keras:
@@ -358,7 +381,7 @@ class Trainee:
         for bounds in probe["micro"]:
             outputs = self._step(probe, bounds)
         seconds = time.perf_counter() - started
-        result = self._seen(probe["key"], before)
+        result = self._seen(probe, before)
         return result | {"loss": self._reported(outputs), "seconds": seconds}
 
     def _move_weights(self, by: np.ndarray) -> None:
@@ -385,14 +408,18 @@ class Trainee:
         variables = self.model.trainable_variables
         return [[c.numpy() for c in components(v)] for v in variables]
 
-    def _seen(self, key: str, before: list[list[np.ndarray]]) -> dict[str, Any]:
+    def _seen(
+        self, probe: dict[str, Any], before: list[list[np.ndarray]]
+    ) -> dict[str, Any]:
         after = self._weights()
         parts, sources, spread = [], set(), 0.0
         size = sum(float(np.sum(np.square(w[0]))) for w in before) ** 0.5
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             moved = float(np.max(np.abs(new[0] - old[0]), initial=0.0))
             change = _wide_array(old[0]) - _wide_array(new[0])
-            if self._recorder.seen(index):
+            if probe["observe"] == "tape":
+                parts.append(self._recorder.of_first_tapes(index))
+            elif probe["observe"] == "gradient" and self._recorder.seen(index):
                 sources.add("gradient")
                 arrived = self._recorder.gradients(index)
                 spread = max(spread, _spread(arrived))
@@ -403,13 +430,16 @@ class Trainee:
                 parts.append(change)
             spread = max(spread, _spread([old[0] - w for w in new], old[0]))
         flat = np.concatenate([np.ravel(part) for part in parts])
-        path = str(self._folder / f"{key}.npy")
+        path = str(self._folder / f"{probe['key']}.npy")
         np.save(path, flat)
         return {
             "path": path,
             "sources": sorted(sources),
             "spread": spread,
             "size": size,
+            "repeats": int(self.switches.slices.repeats.numpy()),
+            "losses": self._recorder.losses(),
+            "moves_weights": self._recorder.moves_weights(),
             "moved": any(
                 not np.array_equal(old[0], new[r], equal_nan=True)
                 for old, new in zip(before, after, strict=True)

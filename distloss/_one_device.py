@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from distloss import _probes
 from distloss._causes import CAUSES
 from distloss._compare import Facts, Ruler, Seen, norm, scale_of
-from distloss._diagnosis import Look, NotRun
+from distloss._diagnosis import SLICES_SHOWN, Look, NotRun, slices_apart
 from distloss._errors import AuditError
 from distloss._probes import Probe
 from distloss._report import Finding, Skipped
@@ -25,14 +25,21 @@ class OneDevice:
       look: runs a probe.
       facts: about the step.
       lints: cause -> evidence, found in the traced step.
-      constants: whole numbers that the step divides a loss by.
+      constants: whole numbers that the step divides a sum over rows by.
+      batch_sizes: whole numbers that the step calls the size of the batch.
     """
 
     def __init__(
-        self, look: Look, facts: Facts, lints: dict[str, str], constants: Sequence[int]
+        self,
+        look: Look,
+        facts: Facts,
+        lints: dict[str, str],
+        constants: Sequence[int],
+        batch_sizes: Sequence[int] = (),
     ) -> None:
         self._look, self._facts = look, facts
         self._lints, self._constants = lints, constants
+        self._batch_sizes = batch_sizes
         self._noise: list[float] = [0.0] * len(facts.sizes)
         self.findings: list[Finding] = []
         self.late: list[Finding] = []
@@ -54,13 +61,13 @@ class OneDevice:
         self._check_gradient(first)
         if "weights" in first.sources:
             self._note_weights(first)
-        if patient():
+        if self._repeats(first) and patient():
             self._measure_noise(first)
             if calls > 1:
                 self._accumulation()
             if calls > 1 or self._facts.tapes > 1:
-                self._try(self._parts)
-                self._try(self._not_averaged)
+                self._try(self._parts_of_a_step)
+        self._try(self._slices)
         for cause, evidence in self._lints.items():
             self.findings.append(self._finding(cause, 1.0, evidence))
         return self._facts
@@ -106,22 +113,30 @@ class OneDevice:
                 "variables: nothing can be compared."
             )
 
-    def _measure_noise(self, first: Seen) -> None:
-        """Runs the step again, and with the rows in another order."""
+    def _in_order(self, rows: Iterable[int]) -> Probe:
         whole = _probes.whole(self._facts.rows, self._facts.calls)
-        repeated = dataclasses.replace(whole, order=tuple(range(self._facts.rows)))
-        again = self._seen(repeated)
-        if not self.ruler().compare(again, first).agrees:
-            apart = norm(again.gradient - first.gradient) / norm(first.gradient)
-            evidence = f"two runs on one device differ by {apart:.2g} of the gradient"
-            self.findings.append(self._finding("nondeterministic", 1.0, evidence))
-            return
+        return dataclasses.replace(whole, order=tuple(rows))
+
+    def _repeats(self, first: Seen) -> bool:
+        """Whether the same step on the same rows shows the same again."""
+        again = self._seen(self._in_order(range(self._facts.rows)))
+        if self.ruler().compare(again, first).agrees:
+            return True
+        apart = norm(again.gradient - first.gradient) / norm(first.gradient)
+        evidence = f"two runs on one device differ by {apart:.2g} of the gradient"
+        self.findings.append(self._finding("nondeterministic", 1.0, evidence))
+        return False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two runs of the same step differ."""
+        return any(f.cause == "nondeterministic" for f in self.findings)
+
+    def _measure_noise(self, first: Seen) -> None:
+        """Runs the step with the rows in another order."""
         if self._facts.calls > 1:
             return  # another order puts other rows into each call
-        turned = dataclasses.replace(
-            repeated, order=tuple(reversed(repeated.order or ()))
-        )
-        other = self._seen(turned)
+        other = self._seen(self._in_order(reversed(range(self._facts.rows))))
         limit = 10 * self._facts.tolerance
         for i, part in enumerate(self._facts.slices()):
             apart = norm(other.gradient[part] - first.gradient[part])
@@ -163,6 +178,41 @@ class OneDevice:
             check()
         except NotRun as error:
             self.skipped.append(Skipped("accumulation", str(error)))
+
+    def _slices(self) -> None:
+        """Whether slices of sparse gradients are updated as one."""
+        probe = _probes.whole(self._facts.rows, self._facts.calls)
+        if self.is_random or not self._look(1, probe).repeats:
+            return
+        difference = slices_apart(self._look, Ruler(self._facts), 1, probe)
+        if difference.agrees:
+            return
+        found = self._finding("sparse-slices-apart", difference.scale, SLICES_SHOWN)
+        names = tuple(self._facts.names[i] for i in difference.wrong)
+        self.findings.append(
+            dataclasses.replace(found, residual=difference.residual, variables=names)
+        )
+
+    def _parts_of_a_step(self) -> None:
+        """Whether the parts that a step is cut into count as they should."""
+        if self._facts.calls == 1 and not self._takes_parts():
+            return
+        self._parts()
+        self._not_averaged()
+
+    def _takes_parts(self) -> bool:
+        """Whether the gradients of one step are those of one loss, of other rows.
+
+        Then they are of the same number where all rows are the same. Of two tasks, of
+        a loss and of the same one with weights moved, they are not.
+        """
+        tapes = self._facts.tapes
+        rows = tapes * max(1, self._facts.rows // tapes)
+        alike = dataclasses.replace(_probes.whole(rows, 1), order=(0,) * rows)
+        losses = np.array(self._look(1, alike).losses)
+        return bool(
+            np.ptp(losses) <= 100 * self._facts.tolerance * np.abs(losses).max()
+        )
 
     def _parts(self) -> None:
         """Whether the parts that a step is cut into count by what they hold."""
@@ -220,6 +270,21 @@ class OneDevice:
     def _is_mean(finding: Finding) -> bool:
         return finding.cause == "accumulation-mean-of-means"
 
+    def whole(self) -> Probe:
+        """All rows, in as many calls as make an update."""
+        return _probes.whole(self._facts.rows, self._facts.calls)
+
+    def built_differently(self, first: Seen, again: Seen) -> Finding | None:
+        """What is found if two calls of build() make steps that differ."""
+        if self.ruler().compare(again, first).agrees:
+            return None
+        apart = norm(again.gradient - first.gradient) / norm(first.gradient)
+        evidence = (
+            "build() was called twice on one device; with the same weights and rows, "
+            f"the two steps differ by {apart:.2g} of the gradient"
+        )
+        return self._finding("nondeterministic", 1.0, evidence)
+
     def check_after(self, findings: Sequence[Finding]) -> None:
         """What is worth a look once the comparison with N replicas is done."""
         try:
@@ -230,8 +295,11 @@ class OneDevice:
     def _nominal_batch_size(self) -> None:
         """Whether the step divides by a number of rows that the batch does not have."""
         rows = self._facts.rows
-        others = [c for c in self._constants if c != rows]
-        if self._facts.calls > 1 or rows < 4 or not self._constants:
+        known = {*self._constants, *self._batch_sizes}
+        others = [c for c in self._batch_sizes if c != rows]
+        # The rows of a short batch are some of those of a full one.
+        others += [c for c in self._constants if rows < c < 2 * rows]
+        if self._facts.calls > 1 or rows < 4 or not known:
             return
         cut = rows // 3
         parts = [
@@ -242,7 +310,7 @@ class OneDevice:
         factors, left = self.ruler().fit(whole, parts)
         if left > 30 * self._facts.tolerance or any(abs(f - 1) > 0.02 for f in factors):
             return
-        if rows in self._constants:
+        if rows in known:
             self.skipped.append(
                 Skipped(
                     "short batches",
@@ -257,6 +325,15 @@ class OneDevice:
             )
             scale = rows / max(others)
             self.late.append(self._finding("nominal-batch-size", scale, evidence))
+        elif max(known) > rows:
+            self.skipped.append(
+                Skipped(
+                    "short batches",
+                    f"the loss divides a sum over {rows} rows by the constant "
+                    f"{max(known)}; if that is meant as a number of rows, a batch of "
+                    "fewer counts for less",
+                )
+            )
 
     def _finding(self, cause: str, scale: float, evidence: str) -> Finding:
         explanation, remedy = CAUSES[cause]

@@ -28,6 +28,13 @@ class Probe:
       infinite_row: a row whose input is made infinite.
       batch_norm: "frozen" or "live".
       nudge: weights are first moved by so many times the gradient of this probe.
+      only_added: of the layers that add losses, the one whose losses count, or all.
+      alone: what a term of the loss ("added", "regularizers") makes of the gradient:
+        the difference of two runs, with and without it. Empty for all terms.
+      slices_added: whether slices of sparse gradients are added up by index before
+        they are clipped and before the update.
+      observe: "gradient" at the update rule, what the step changes in "weights", or
+        what the first "tape" of each replica gave, summed over replicas.
     """
 
     name: str
@@ -40,6 +47,10 @@ class Probe:
     infinite_row: int | None = None
     batch_norm: str = "frozen"
     nudge: float = 0.0
+    only_added: int | None = None
+    alone: str = ""
+    slices_added: bool = False
+    observe: str = "gradient"
 
     def on_one(self) -> Probe:
         """The same rows on one replica."""

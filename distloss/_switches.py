@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from distloss._slices import Slices
 
 
 class Switches:
@@ -28,34 +30,46 @@ class Switches:
       active: whether a step is being traced or run.
       batch_norm: "frozen", "live" or "calibrating".
       found: which of these the step has.
+      slices: what counts and adds up slices of sparse gradients.
+      on_gradients: called with what a tape was asked for and gave.
+      targets: of what tapes take gradients, as far as it is traced.
+      clips: how each optimizer clips, by its id.
+      adders: the names of the layers that add losses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
         self.clip = tf.Variable(0.0)
         self.added = tf.Variable(1.0)
+        self.only_added = tf.Variable(-1)  # the index of one of `adders`, or all
         self.regularizers = tf.Variable(1.0)
         self.outputs: list[tf.Variable] = []
         self.active = False
         self.batch_norm = "frozen"
         self.found: set[str] = set()
-        self.tapes = 0  # gradients that one replica takes in one step
-        self.clips: list[dict[str, float]] = []
+        self.on_gradients: Callable[[Any, Any, Any], None] = _nothing
+        self.targets: list[Any] = []
+        self.clips: dict[int, dict[str, float]] = {}
+        self.adders: list[str] = []
+        self._known_adders: list[Any] = []
         self._thread = threading.local()
 
-    def put(
-        self, clip: float, added: float, regularizers: float, outputs: Sequence[float]
-    ) -> None:
-        """Turns them off and on."""
-        self.clip.assign(clip)
-        self.added.assign(added)
-        self.regularizers.assign(regularizers)
+    def put(self, probe: dict[str, Any]) -> None:
+        """Turns them off and on, as a probe says."""
+        self.clip.assign(probe["clip"])
+        self.added.assign(probe["added"])
+        only = probe["only_added"]
+        self.only_added.assign(-1 if only is None else only)
+        self.regularizers.assign(probe["regularizers"])
+        outputs = probe["outputs"]
         for i, switch in enumerate(self.outputs):
             switch.assign(outputs[i] if i < len(outputs) else 1.0)
+        self.slices.put(probe["slices_added"])
 
     def own_variables(self) -> set[int]:
         """The ids of the variables that are ours."""
-        ours = [self.clip, self.added, self.regularizers, *self.outputs]
-        return {id(variable) for variable in ours}
+        ours = [self.clip, self.added, self.only_added, self.regularizers]
+        return {id(v) for v in (*ours, *self.outputs)} | self.slices.own_variables()
 
     def patch(self) -> None:
         """Puts the switches in."""
@@ -72,11 +86,16 @@ class Switches:
     def _patch_tapes(self) -> None:
         original = tf.GradientTape.gradient
 
-        def gradient(this: Any, *args: Any, **kwargs: Any) -> Any:
+        def gradient(
+            this: Any, target: Any, sources: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            found = original(this, target, sources, *args, **kwargs)
             if self.active:
                 self._thread.tapes = getattr(self._thread, "tapes", 0) + 1
-                self.tapes = max(self.tapes, self._thread.tapes)
-            return original(this, *args, **kwargs)
+                if not tf.executing_eagerly():
+                    self.targets += tf.nest.flatten(target)
+                self.on_gradients(target, sources, found)
+            return found
 
         tf.GradientTape.gradient = plain(gradient)
 
@@ -92,7 +111,8 @@ class Switches:
             }
             if not settings:
                 return keras_clip(optimizer, grads)
-            self.clips.append(settings)
+            if self.active:
+                self.clips[id(optimizer)] = settings
             return self._switched(functools.partial(keras_clip, optimizer), grads)
 
         base._clip_gradients = plain(clip_gradients)
@@ -105,7 +125,7 @@ class Switches:
         ) -> Any:
             norm = tf.linalg.global_norm(t_list) if use_norm is None else use_norm
             clip = functools.partial(self._global_clip, global_norm, clip_norm)
-            return self._switched(clip, list(t_list)), norm
+            return self._by_hand(clip, list(t_list)), norm
 
         def clip_by_norm(
             t: Any, clip_norm: Any, axes: Any = None, name: Any = None
@@ -113,7 +133,7 @@ class Switches:
             def clip(grads: Any) -> list[Any]:
                 return [by_norm(grads[0], clip_norm, axes)]
 
-            return self._switched(clip, [t])[0]
+            return self._by_hand(clip, [t])[0]
 
         tf.clip_by_global_norm = plain(clip_by_global_norm)
         tf.clip_by_norm = plain(clip_by_norm)
@@ -122,10 +142,20 @@ class Switches:
     def _global_clip(function: Any, clip_norm: Any, grads: Any) -> Any:
         return function(grads, clip_norm)[0]
 
+    def _by_hand(self, clip: Callable[[Any], Any], grads: Any) -> Any:
+        if self._is_asleep() or not getattr(self._thread, "tapes", 1):
+            return clip(grads)  # before the first gradient is taken, this is none
+        self.found.add("clip_by_hand")
+        return self._switched(clip, grads)
+
+    def _is_asleep(self) -> bool:
+        return not self.active or getattr(self._thread, "inside", False)
+
     def _switched(self, clip: Callable[[Any], Any], grads: Any) -> Any:
-        if not self.active or getattr(self._thread, "inside", False):
+        if self._is_asleep():
             return clip(grads)
         self.found.add("clip")
+        grads = [self.slices.seen(gradient) for gradient in grads]
         self._thread.inside = True
         try:
             # A whole function, so that nothing of `clip` is seen by the switch.
@@ -144,13 +174,24 @@ class Switches:
             return self.scaled("regularizers", losses, self.regularizers)
 
         def add(this: Any, loss: Any) -> Any:
-            losses = self.scaled("added", keras.tree.flatten(loss), self.added)
-            return add_loss(this, losses)
+            losses = keras.tree.flatten(loss)
+            return add_loss(this, self.scaled("added", losses, self.added_by(this)))
 
         layer._get_regularization_losses = plain(get_regularization_losses)
         layer.add_loss = plain(add)
 
-    def scaled(self, name: str, losses: list[Any], switch: tf.Variable) -> list[Any]:
+    def added_by(self, layer: Any) -> Any:
+        """The factor of what one layer adds."""
+        if not self.active:
+            return self.added
+        if not any(layer is known for known in self._known_adders):
+            self._known_adders.append(layer)
+            self.adders.append(str(layer.name))
+        index = next(i for i, one in enumerate(self._known_adders) if one is layer)
+        is_on = (self.only_added < 0) | tf.equal(self.only_added, index)
+        return self.added * tf.cast(is_on, tf.float32)
+
+    def scaled(self, name: str, losses: list[Any], switch: Any) -> list[Any]:
         """`losses`, terms of the kind `name`, times `switch`."""
         if not self.active or not losses:
             return losses
@@ -202,9 +243,14 @@ def _chosen(scale: tf.Variable, clipped: Any, raw: Any) -> Any:
     """`clipped / scale`, or `raw` where the scale is 0."""
     if raw is None:
         return None
-    if isinstance(raw, tf.IndexedSlices):
+    if isinstance(raw, tf.IndexedSlices) and isinstance(clipped, tf.IndexedSlices):
         values = _chosen(scale, clipped.values, raw.values)
         return tf.IndexedSlices(values, raw.indices, raw.dense_shape)
-    clipped = tf.convert_to_tensor(clipped)
+    # Clipping by value makes a dense tensor of slices.
+    clipped, raw = tf.convert_to_tensor(clipped), tf.convert_to_tensor(raw)
     factor = tf.cast(scale, clipped.dtype)
     return tf.where(factor > 0, clipped / factor, raw)
+
+
+def _nothing(_target: Any, _sources: Any, _gradients: Any) -> None:
+    """Notes nothing."""

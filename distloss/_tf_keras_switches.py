@@ -31,9 +31,8 @@ def _patch_terms(switches: Switches, layer: Any) -> None:
 
     def add(this: Any, terms: Any, **kwargs: Any) -> Any:
         terms = terms if isinstance(terms, list | tuple) else [terms]
-        return add_loss(
-            this, switches.scaled("added", list(terms), switches.added), **kwargs
-        )
+        factor = switches.added_by(this)
+        return add_loss(this, switches.scaled("added", list(terms), factor), **kwargs)
 
     def with_scaled_regularizers(this: Any) -> list[Any]:
         return [_scaled(switches, loss) for loss in losses.fget(this)]
@@ -53,16 +52,6 @@ def _scaled(switches: Switches, loss: Any) -> Any:
 def _pin(pins: Pins, tf_keras: Any) -> None:
     generator: Any = importlib.import_module("tf_keras.src.backend").RandomGenerator
     generator.dropout = _method(generator.dropout, pins.without_dropout)
-    for name, method in (
-        ("normal", "random_normal"),
-        ("uniform", "random_uniform"),
-        ("truncated_normal", "truncated_normal"),
-    ):
-        pin = functools.partial(pins.same_for_rows, name=name)
-        setattr(generator, method, _method(getattr(generator, method), pin))
-        # Its functions take theirs from here, and not from tf.random.
-        random = importlib.import_module("tensorflow.compat.v2").random
-        setattr(random, name, pin(getattr(random, name)))
     layers = tf_keras.layers
     for layer in (layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout):
         pins.switch_off(layer)

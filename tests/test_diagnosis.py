@@ -11,7 +11,7 @@ import pytest
 
 from distloss import _probes
 from distloss._causes import CAUSES
-from distloss._clipping import clip_scales, clipped
+from distloss._clipping import clip_scales, clipped_by_each
 from distloss._compare import Facts, Ruler, Seen
 from distloss._dealt import wrongly_dealt
 from distloss._diagnosis import Diagnosis, NotRun
@@ -181,8 +181,8 @@ def test_a_variable_with_a_tiny_gradient_counts_too():
 
 
 def test_a_clip_before_the_sum_is_told_from_one_after_it():
-    settings = {"global_clipnorm": 0.1}
-    facts = dataclasses.replace(FACTS, clip=True, clip_settings=settings)
+    clips = (({"global_clipnorm": 0.1}, (0, 1, 2)),)
+    facts = dataclasses.replace(FACTS, clip=True, clips=clips)
 
     def look(count, probe, before_sum):
         plain = world(global_mean)(count, probe)
@@ -191,11 +191,9 @@ def test_a_clip_before_the_sum_is_told_from_one_after_it():
         whole = np.asarray(plain.gradient) * probe.clip
         parts = [np.arange(start, stop) for start, stop in probe.micro[0]]
         every = [len(p) / ROWS * mean(p) * probe.clip for p in parts]
-        parts_of = facts.slices()
         if before_sum:
-            clips = [clipped(g, facts.clip_settings, parts_of) for g in every]
-            return Seen(sum(clips) / probe.clip)
-        return Seen(clipped(whole, facts.clip_settings, parts_of) / probe.clip)
+            return Seen(sum(clipped_by_each(g, facts) for g in every) / probe.clip)
+        return Seen(clipped_by_each(whole, facts) / probe.clip)
 
     before = diagnosed(lambda n, p: look(n, p, True), facts=facts).findings
     after = diagnosed(lambda n, p: look(n, p, False), facts=facts).findings
@@ -204,7 +202,8 @@ def test_a_clip_before_the_sum_is_told_from_one_after_it():
 
 
 def test_clipping_that_does_not_act_is_made_to_act():
-    facts = dataclasses.replace(FACTS, clip=True, clip_settings={"clipvalue": 1e6})
+    clips = (({"clipvalue": 1e6}, (0, 1, 2)),)
+    facts = dataclasses.replace(FACTS, clip=True, clips=clips)
     scales = clip_scales(GRADIENTS[0], facts)
     assert len(scales) == 2
     assert np.abs(GRADIENTS[0] * scales[1]).max() > 1e6

@@ -25,7 +25,8 @@ FLOORS = (
     {"_steps_in_parts"},
     {"_step_hooks"},
     {"_prepare"},
-    {"_built", "_causes", "_float64", "_launch", "_lint", "_place", "_probes"},
+    {"_built", "_causes", "_float64", "_launch", "_lint", "_place", "_probes"}
+    | {"_slices"},
     {"_recorder", "_report", "_switches", "_target"},
     {"_compare", "_compiled", "_dealt", "_pins", "_unbuilt", "_words"},
     {"_tf_keras_switches"},
