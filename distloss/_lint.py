@@ -54,18 +54,12 @@ class Calls:
                 f"tf.nn.compute_average_loss got losses of shape {shape}: it adds up "
                 "all axes and divides by rows only"
             )
-        if weight is not None and self._is_rows(tf.convert_to_tensor(weight)):
+        sizes = {self.rows} if constant is None else {self.rows, int(constant)}
+        if weight is not None and _is_size(tf.convert_to_tensor(weight), sizes):
             self._found["batch-size-as-weight"] = (
                 f"tf.nn.compute_average_loss got one number, {_shown(weight)}, as "
                 "sample_weight, its second argument"
             )
-
-    def _is_rows(self, weight: tf.Tensor) -> bool:
-        """Whether one number is that of the rows: by its value, or read off a shape."""
-        value = tf.get_static_value(weight)
-        if value is not None:
-            return bool(value.ndim == 0 and float(value) == self.rows > 1)
-        return weight.shape.rank == 0 and _is_read_off_rows(weight.op)
 
     def look_at(self, graph: Any, batch: Any, targets: Sequence[Any]) -> None:
         """Looks through a traced step, of which gradients of `targets` are taken."""
@@ -122,6 +116,14 @@ def _is_of_rows(tensor: tf.Tensor) -> bool:
     sums = (one for one in _linear_before([tensor]) if one.type == "Sum")
     shapes = (one.inputs[0].shape for one in sums)
     return tensor.shape.rank == 0 and any(s.rank and s[0] is None for s in shapes)
+
+
+def _is_size(weight: tf.Tensor, sizes: set[int]) -> bool:
+    """Whether it is one number, above 1: a size of a batch, or read off a shape."""
+    value = tf.get_static_value(weight)
+    if value is not None:
+        return bool(value.ndim == 0 and float(value) > 1 and float(value) in sizes)
+    return weight.shape.rank == 0 and _is_read_off_rows(weight.op)
 
 
 def _is_read_off_rows(operation: Any) -> bool:
