@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _denominators, _empty, microbatches
+from distloss import _denominators, _empty, _sparse, microbatches
 from distloss._denominators import CountFirst, Part, Step
 from distloss._layer_hooks import predictions
 from distloss._model_hooks import unseen_by
@@ -151,4 +151,4 @@ def _update_metrics(
 
 def _apply_sums(model: keras.Model, step: Step, gradients: list[Any]) -> None:
     pairs = zip(gradients, model.trainable_weights, strict=True)
-    apply(model, step, [microbatches.shaped(g, v) for g, v in pairs])
+    apply(model, step, [_sparse.shaped(g, v) for g, v in pairs])

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss import _denominators, _empty, _reduce, microbatches
+from distloss import _denominators, _empty, _reduce, _sparse, microbatches
 from distloss._denominators import Part, Step
 from distloss._errors import ArgumentError, ContextError
 from distloss._global_loss import GlobalLoss, to_compile
@@ -432,7 +432,7 @@ def _apply(model: Any, gradients: list[Any]) -> None:
     optimizer, variables = model.optimizer, model.trainable_variables
     if not variables:
         return
-    gradients = list(map(microbatches.shaped, gradients, variables))
+    gradients = list(map(_sparse.shaped, gradients, variables))
     if hasattr(optimizer, "get_unscaled_gradients"):
         gradients = optimizer.get_unscaled_gradients(gradients)
     optimizer.apply_gradients(zip(gradients, variables, strict=True))

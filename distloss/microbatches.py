@@ -87,19 +87,12 @@ def _densely(nest: Any) -> Any:
     return keras.tree.map_structure(_sparse.dense, nest)
 
 
-def shaped(gradient: Any, variable: Any) -> Any:
-    """A sum of `sum_over`, with the dense shape of `variable` where it is sparse."""
-    return _sparse.shaped(gradient, variable)
-
-
 def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:
     """W_r of each loss that `forward` computes for a part and its data."""
 
     def count(data: Any) -> tf.Tensor:
-        rows, eager = cut(data, 1).rows, tf.executing_eagerly()
-        part = Part(
-            rows, tf.ones(()), may_be_empty=eager
-        )  # of how many does not matter
+        # of how many rows in all does not matter here
+        part = Part(cut(data, 1).rows, tf.ones(()), may_be_empty=tf.executing_eagerly())
         forward(part, data)
         dtype = _reduce.accumulator_dtype(*part.weights)
         weights = [tf.cast(weight, dtype) for weight in part.weights]
