@@ -641,12 +641,6 @@ def accumulating(**options):
             ValueError,
             "reduction='sum'",
         ),
-        pytest.param(
-            lambda: DistributedOptimizer(optimizers.MultiOptimizer(optimizers.SGD())),
-            TypeError,
-            "OptimizerMap",
-            marks=since_keras(3, 15),
-        ),
     ],
 )
 def test_bad_input_says_what_to_do(call, built_in, message):

@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 from conftest import strategy_of
+from dense_gradients import given_dense
 
 import distloss
 
@@ -58,6 +59,8 @@ def trained(make, strategy, optimizer, *, prepared):
         model.compile(optimizer(), crossentropy(), jit_compile=False)
         if prepared:
             distloss.prepare(model)
+        else:
+            given_dense(model.optimizer)  # for plain Keras updates by slices apart
     before = model.get_weights()
     options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
     fitted = model.fit(x, y, sample_weight=weights, **options)
