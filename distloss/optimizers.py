@@ -353,10 +353,12 @@ class DistributedOptimizer(_KerasOptimizer):
         }
         return DistributedOptimizer(arguments.pop("optimizer"), **arguments)
 
-    def __reduce__(self) -> Any:
-        # The class is made for what was wrapped: no new process finds it by its name.
-        _, saved = super().__reduce__()
-        return _unpickled, saved
+    if hasattr(keras.optimizers.Optimizer, "_unpickle_model"):  # else none is pickled
+
+        def __reduce__(self) -> Any:
+            # The class is made for what was wrapped: no new process finds its name.
+            _, saved = super().__reduce__()
+            return _unpickled, saved
 
 
 _ARGUMENTS = ("optimizer", "replicas", "accumulation_steps", "loss")

@@ -91,7 +91,8 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
         (
             keras.optimizers.Optimizer,
             "_all_reduce_sum_gradients _check_variables_are_known _get_variable_index "
-            "_backend_update_step _overwrite_model_variables_with_average_value",
+            "_backend_update_step _overwrite_model_variables_with_average_value "
+            "_backend_apply_gradients _filter_empty_gradients",
         ),
         (
             keras.optimizers.LossScaleOptimizer,
@@ -99,7 +100,7 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
         ),
         (
             keras.Model,
-            "train_step test_step compute_loss _symbolic_build "
+            "train_step test_step compute_loss _symbolic_build get_compile_config "
             + "_compute_loss _maybe_symbolic_build " * (KERAS >= (3, 5))
             + "_aggregate_additional_loss" * (KERAS >= (3, 8)),
         ),
@@ -166,6 +167,7 @@ def test_keras_keeps_what_a_model_was_compiled_with():
     model.compile("sgd", ["mse"], loss_weights=[2.0])
     loss = model._compile_loss
     assert (loss._user_loss, loss._user_loss_weights) == (["mse"], [2.0])
+    assert model._compile_config.config["optimizer"] is model.optimizer
     assert model._distribute_strategy is None
     assert model._call_has_training_arg
     assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
