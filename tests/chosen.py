@@ -1,0 +1,19 @@
+"""Which of many audits are run: some of them, or all with DISTLOSS_ZOO=all.
+
+An audit starts processes of its own, which takes seconds.
+"""
+
+import os
+
+ALL = os.environ.get("DISTLOSS_ZOO") == "all"
+
+
+def some(names, every):
+    """The first of the names, and each `every`-th after it."""
+    names = list(names)
+    return names if ALL else names[::every]
+
+
+def first_of_each(names, key):
+    """The first of the names that have the same key."""
+    return list({key(name): name for name in reversed(names)}.values())[::-1]
