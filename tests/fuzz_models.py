@@ -344,7 +344,7 @@ class Adds(layers.Layer):
         if self.kind == "mean":
             self.add_loss(factor * ops.mean(squares))
         elif self.kind == "per row":
-            self.add_loss(factor * ops.mean(ops.reshape(squares, [-1, UNITS]), -1))
+            self.add_loss(factor * ops.mean(squares, -1))  # of each row and token
         else:
             self.add_loss(0.1 * ops.square(factor))
         return x
