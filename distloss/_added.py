@@ -78,8 +78,10 @@ def _share_of_mean(
     reported = _as_keras_adds(model, mean)
     if step.is_evaluated:
         return reported
-    share = _reduce.share(step.rows, all_rows(step, replicas))
-    own = mean * tf.cast(share, mean.dtype)
+    rows, all_of_them = (
+        tf.cast(count, mean.dtype) for count in (step.rows, all_rows(step, replicas))
+    )
+    own = mean * _reduce.share(rows, all_of_them)
     if isinstance(step, Part):
         return own
     return _reduce.value_with_gradient_of(replicas.to_reduce(own), reported)
@@ -89,14 +91,26 @@ def _is_of_rows(added: tf.Tensor, step: Step) -> bool:
     """Whether axis 0 of what a layer added holds rows.
 
     An open axis can be nothing else. One of known length may also be that of weights,
-    which do not come from the data.
+    which do not come from the data, or of features.
+
+    Raises:
+      ArgumentError: it may be either.
     """
     if not added.shape.rank:
         return False
-    if added.shape[0] is None:
+    length = added.shape[0]
+    if length is None:
         return True
     rows = max(1, step.static_rows or 0)  # none compute with one
-    return added.shape[0] == rows and _comes_from(added, step.inputs)
+    if step.static_rows is None or not _comes_from(added, step.inputs):
+        return False
+    if length != rows and length % rows == 0:
+        raise ArgumentError(
+            "Expected add_loss of a scalar, or of losses of shape [rows, ...]. "
+            f"Got shape {added.shape} from {rows} rows, which may be losses of tokens "
+            "or means of features. Add a scalar, or reshape it to [rows, ...]."
+        )
+    return length == rows
 
 
 def _comes_from(tensor: Any, inputs: list[Any]) -> bool:

@@ -39,6 +39,8 @@ class Step:
         row of zeros instead (see `_empty`).
       inputs: what the model computes with.
       y_pred: what it predicted.
+      met_others: whether layers may have met those of other replicas in a collective,
+        so that a gradient is not that of this replica's loss alone.
       is_evaluated: whether no gradient will be taken.
       is_uncounted_part: whether it is one of several parts, of unknown denominators.
       in_loss: whether the model's loss is being computed, not its forward pass.
@@ -61,6 +63,7 @@ class Step:
         self.may_be_empty = may_be_empty
         self.inputs: list[Any] = []
         self.y_pred: Any = None
+        self.met_others = False
         self.is_evaluated = False
         self.is_uncounted_part = False
         self.in_loss = False

@@ -12,6 +12,9 @@ averages must not hear.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,10 +29,55 @@ def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> An
     """`model(x)` in `step`; `model.losses` are then those of this replica."""
     _hook_layers(model)
     given = {"training": training} if model._call_has_training_arg else {}
-    y_pred = model(x, **given)
+    with _watched_for_meetings(step):
+        y_pred = model(x, **given)
     for layer, losses in step.added.items():
         layer._losses[:] = losses
     return y_pred
+
+
+class _Inside:
+    """How many replicas of this process are in their forward pass.
+
+    One at a time, as long as none of them waits for the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self.met = False
+
+    def enter(self) -> None:
+        with self._lock:
+            self.met = self._count > 0
+            self._count += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._count -= 1
+
+
+_inside = _Inside()
+_COLLECTIVES = ("Collective", "CrossReplicaSum", "AllToAll", "Horovod")
+_CALLS = ("StatefulPartitionedCall", "PartitionedCall")  # which may hold one
+
+
+@contextlib.contextmanager
+def _watched_for_meetings(step: Step) -> Iterator[None]:
+    """Notes in `step` whether layers may have met those of other replicas."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    before = 0 if graph is None else len(graph.get_operations())
+    _inside.enter()
+    try:
+        yield
+    finally:
+        _inside.leave()
+    if graph is None:  # nothing tells what an eager one did
+        step.met_others = True
+        return
+    types = {operation.type for operation in graph.get_operations()[before:]}
+    is_collective = any(kind.startswith((*_COLLECTIVES, *_CALLS)) for kind in types)
+    step.met_others = _inside.met or is_collective
 
 
 def was_added(step: Step, loss: Any) -> bool:
@@ -44,10 +92,21 @@ def _hook_layers(model: keras.Model) -> None:
         is_normalization = isinstance(layer, keras.layers.BatchNormalization)
         if is_normalization and not isinstance(layer._moments, Hook):
             layer._moments = Hook(_moments, layer)
-    for variable in model.non_trainable_variables:
-        is_average = keras.backend.is_float_dtype(variable.dtype)
-        if is_average and not isinstance(variable._direct_assign, Hook):
+    for variable in _averages_of_own_rows(model):
+        if not isinstance(variable._direct_assign, Hook):
             variable._direct_assign = Hook(_assign, variable)
+
+
+def _averages_of_own_rows(model: keras.Model) -> list[Any]:
+    """What layers keep of the rows of their replica, and not of all."""
+    layers = [x for x in model._flatten_layers() if getattr(x, "synchronized", False)]
+    of_all_rows = {id(v) for layer in layers for v in layer.variables}
+    return [
+        variable
+        for variable in model.non_trainable_variables
+        if id(variable) not in of_all_rows
+        and keras.backend.is_float_dtype(variable.dtype)
+    ]
 
 
 def _add_loss(layer: keras.Layer, loss: Any) -> None:

@@ -93,7 +93,7 @@ def _updated_together(
         loss = unseen_by(trackers(model), loss_of, x, y, step.y_pred, sample_weight)
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
-    if terms.can_fuse and can_fuse(model):
+    if terms.can_fuse and not step.met_others and can_fuse(model):
         terms.divide_by_own()
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         step.fused = terms.fused(factors, unit, step.rows)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _denominators, _empty, _sparse, microbatches
+from distloss import _denominators, _empty, _reduce, _sparse, microbatches
 from distloss._denominators import CountFirst, Part, Step
 from distloss._layer_hooks import predictions
 from distloss._model_hooks import unseen_by
@@ -75,7 +75,7 @@ def _weighed_gradients(
         y_pred = predictions(model, step, x, training=True)
         loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
         scaled = scaled_loss(model, replicas, loss)
-    if not terms.can_fuse:
+    if step.met_others or not terms.can_fuse:
         raise CountFirst
     terms.divide_by_own()
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
@@ -124,7 +124,8 @@ def _gradients_of_share(
         scaled = scaled_loss(model, replicas, loss)
     y_pred = _empty.without_it(part.y_pred, rows) if part.may_be_empty else part.y_pred
     _update_metrics(model, replicas, part, data, y_pred)
-    shares = [tf.cast(share, tf.float32) for share in [loss, *part.shares]]
+    dtype = _reduce.accumulator_dtype(loss, *part.shares)
+    shares = [tf.cast(share, dtype) for share in [loss, *part.shares]]
     gradients, _ = gradients_of(model, tape, scaled, [])
     return of_rows(part, gradients), tf.stack(shares)
 

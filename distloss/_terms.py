@@ -2,11 +2,11 @@
 
 Each stays a local sum S_r until the forward pass is over. Then there are two ways:
 
-- *fused*: one loss, besides what is the same on all replicas. Each replica takes the
-  gradient of its own mean, S_r / W_r, and multiplies it by W_r; S, W and the gradients
-  are summed together and divided by W. No collective but that of the gradients, and in
-  the backward pass numbers are as large as those of a plain mean, so that float16
-  activations do not overflow.
+- *fused*: one loss, besides what is the same on all replicas, and no layer that meets
+  those of other replicas. Each replica takes the gradient of its own mean, S_r / W_r,
+  and multiplies it by W_r; S, W and the gradients are summed together and divided by W.
+  No collective but that of the gradients, and in the backward pass numbers are as large
+  as those of a plain mean, so that float16 activations do not overflow.
 - *summed first*: several denominators. One collective sums all S_r and W_r, and
   gradients are taken after it.
 """
