@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import re
 import sys
@@ -241,6 +242,11 @@ def setup_on_replicas(setup: Callable[..., None]) -> Callable[..., None]:
 
     def then_enter_scope(self: Any) -> None:
         setup(self)  # clears what would forget the scope
+        # TensorFlow was seen to hang where garbage of earlier tests, which are graphs,
+        # was collected while replicas traced.
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
         devices = [device.name for device in tf.config.list_logical_devices("CPU")]
         # Ring collectives of several strategies in one process collide; these do not.
         sums = tf.distribute.ReductionToOneDevice()
