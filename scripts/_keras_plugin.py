@@ -35,6 +35,7 @@ REFUSED = re.compile(
     r"|Expected a compiled model, with a loss and an optimizer"
     r"|an optimizer that does not accumulate by itself"
     r"|Got a scalar"
+    r"|a loss that leaves weights and reduction to keras"
 )
 
 
