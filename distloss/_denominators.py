@@ -169,13 +169,13 @@ def announced_denominator(loss: Announces) -> tf.Tensor:
     """
     here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     found = [
-        (_is_same(owner, loss), denominator)
+        (owner, denominator)
         for owner, denominators in _thread.announced.items()
         for denominator in denominators
         if _graph_of(denominator) is here
     ]
     _thread.announced.clear()
-    if len(found) == 1 and found[0][0]:
+    if len(found) == 1 and _is_same(found[0][0], loss):
         return found[0][1]
     if not found:
         problem = "no gradient of it was taken since the last step in this function"

@@ -7,6 +7,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from distloss import _denominators
+
 REPLICAS = 4
 collect_ignore = ["horovod_programs", "worker_programs"]  # they start when imported
 
@@ -51,6 +53,8 @@ def clean_keras():
     keras.utils.set_random_seed(7)
     yield
     keras.utils.clear_session()
+    # of losses that outlive their test, and of which gradients were taken eagerly
+    _denominators._thread.announced.clear()
 
 
 @pytest.fixture
