@@ -138,20 +138,23 @@ _WORDS: dict[str, tuple[str, str | Remedy]] = {
     "added-loss-divided": (
         "A layer adds a sum over its rows to the loss, and the step divides it by the "
         "number of replicas: N replicas add up to 1/N of the sum over the batch.",
-        "Only what is the same on every replica may be divided by N. By hand: add the "
-        "sum as it is, loss + tf.add_n(sums), and divide regularisers only. With "
-        "distloss: distloss.prepare(model), or let the layer add a mean over rows and "
-        "distloss.mean_share(values) for what must be exact on uneven batches.",
+        Remedy(
+            "Only what is the same on every replica may be divided by N. By hand: add "
+            "the sum as it is, loss + tf.add_n(sums), and divide regularisers only.",
+            "distloss.mean_share(values) of the losses of rows, in a step of your own",
+            compiled=True,
+        ),
     ),
     "sparse-slices-apart": (
         "A sparse gradient holds several slices of one index, as an embedding makes "
         "them of an id that comes again, and they are squared or clipped apart: the "
         "update depends on how the gradient happens to be cut, and is another one than "
         "that of the dense gradient.",
-        "Add slices up by index before anything that is not linear in them. By hand: "
-        "tf.convert_to_tensor(gradient), or tf.unique and "
-        "tf.math.unsorted_segment_sum. With distloss: "
-        "distloss.DistributedOptimizer(optimizer), or distloss.prepare(model).",
+        _optimizer(
+            "Add slices up by index before anything that is not linear in them. By "
+            "hand: tf.convert_to_tensor(gradient), or tf.unique and "
+            "tf.math.unsorted_segment_sum."
+        ),
     ),
     "not-linear-in-gradient": (
         "The loss is a sum over rows, but what the step makes of its gradient is not "

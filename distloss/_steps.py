@@ -94,7 +94,7 @@ def _updated_together(
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
     if terms.can_fuse and not step.met_others and can_fuse(model):
-        terms.divide_by_own()
+        terms.divide_by_own(replicas.count_as(tf.float32))
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         step.fused = terms.fused(factors, unit, step.rows)
         apply(model, step, of_rows(step, weighed(model, step, gradients)))

@@ -51,7 +51,7 @@ def train_step_in_parts(
 
 def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
-    of_part = functools.partial(_weighed_gradients, model, replicas)
+    of_part = functools.partial(_weighed_gradients, model, replicas, parts.most)
     gradients, vector = microbatches.sum_over(parts, of_part)
     step = Step(parts.rows)
     step.fused = Fused(vector, vector[1], losses_of(model)[0].note)
@@ -63,9 +63,12 @@ def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
 
 
 def _weighed_gradients(
-    model: keras.Model, replicas: Replicas, data: Any
+    model: keras.Model, replicas: Replicas, most: int, data: Any
 ) -> tuple[list[Any], tf.Tensor]:
-    """Gradients of this part's mean, weighed; and what is to be summed with them."""
+    """Gradients of this part's mean, weighed; and what is to be summed with them.
+
+    It is one of at most `most` parts on each replica.
+    """
     x, y, sample_weight = data
     step = Step(_empty.rows_of(data))
     step.is_uncounted_part = True
@@ -77,7 +80,7 @@ def _weighed_gradients(
         scaled = scaled_loss(model, replicas, loss)
     if step.met_others or not terms.can_fuse:
         raise CountFirst
-    terms.divide_by_own()
+    terms.divide_by_own(replicas.count_as(tf.float32) * most)
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
     unit = scaled_loss(model, replicas, tf.ones_like(loss))
     step.fused = terms.fused(factors, unit, step.rows)

@@ -5,8 +5,9 @@ Each stays a local sum S_r until the forward pass is over. Then there are two wa
 - *fused*: one loss, besides what is the same on all replicas, and no layer that meets
   those of other replicas. Each replica takes the gradient of its own mean, S_r / W_r,
   and multiplies it by W_r; S, W and the gradients are summed together and divided by W.
-  No collective but that of the gradients, and in the backward pass numbers are as large
-  as those of a plain mean, so that float16 activations do not overflow.
+  No collective but that of the gradients. Until then the mean is divided by the number
+  of replicas and parts, so that numbers in the backward pass are about as large as
+  those of the mean of all, and float16 activations do not overflow.
 - *summed first*: several denominators. One collective sums all S_r and W_r, and
   gradients are taken after it.
 """
@@ -50,6 +51,7 @@ class Terms:
         self._losses = 0
         self._fit_together = True  # all weigh nothing on a replica without rows
         self._denominators: list[tf.Tensor] = []
+        self._shares = tf.ones(())
 
     def take(
         self,
@@ -104,9 +106,17 @@ class Terms:
         """Whether all terms are right when weighed by the denominator of one loss."""
         return self._fit_together and self._losses == 1
 
-    def divide_by_own(self) -> None:
-        """Lets gradients be those of means over this replica's own elements."""
-        self._denominators = [term.weight for term in self._terms]
+    def divide_by_own(self, shares: tf.Tensor) -> None:
+        """Lets gradients be those of means over this replica's own elements.
+
+        Args:
+          shares: float scalar, by which they are divided besides: how many such means
+            there are, in all parts and on all replicas.
+        """
+        self._shares = shares
+        self._denominators = [
+            term.weight * tf.cast(shares, term.weight.dtype) for term in self._terms
+        ]
 
     def fused(
         self, factors: list[tf.Tensor], unit: tf.Tensor, rows: tf.Tensor
@@ -119,13 +129,14 @@ class Terms:
           rows: local float scalar, this replica's rows.
         """
         mean = _linear(factors, self.totals)
-        mean = mean / tf.cast(unit, mean.dtype)
+        shares = tf.cast(self._shares, mean.dtype)
+        mean = mean * shares / tf.cast(unit, mean.dtype)
         rows = tf.cast(rows, mean.dtype)
         weight, note = next((t.weight, t.note) for t in self._terms if t.note)
         weight = tf.cast(weight, mean.dtype)
         weight = tf.where(weight == 0, _SOME * tf.sign(rows), weight)
         vector = tf.stack([weight * mean, weight, rows])
-        return Fused(vector, weight, note)
+        return Fused(vector, weight * shares, note)
 
     def sum(self, replicas: Replicas, rows: tf.Tensor) -> Sums:
         """The sums over all replicas, by one collective of a vector.

@@ -265,7 +265,8 @@ def _draw_rare(draw, given):
         given |= {"added": (), "l2": False}
     if dtype == "mixed_float16":
         given["overflow"] = draw.chance(0.3)
-    if given["dealt"] == "static" and len(given["heads"]) == 1 and draw.chance(0.4):
+    of_numbers = [head.loss != "classes" for head in given["heads"]]
+    if given["dealt"] == "static" and of_numbers == [True] and draw.chance(0.4):
         given["metrics"] = "scalar"
     case = Case(**given)
     return _accumulated(draw, case) if draw.chance(0.08) else case
