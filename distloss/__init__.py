@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from distloss import data as data
     from distloss import losses as losses
     from distloss import metrics as metrics
-    from distloss import microbatches as microbatches
     from distloss import optimizers as optimizers
     from distloss import replicas as replicas
-    from distloss._audit import audit
-    from distloss._horovod import HorovodReplicas
-    from distloss._prepare import prepare
-    from distloss._reduce import mean_share, regularization_share
-    from distloss._report import Report
+    from distloss._audit.report.findings import Report
+    from distloss._audit.run import audit
+    from distloss._formula.shares import mean_share, regularization_share
+    from distloss._prepare.prepare import prepare
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
     from distloss.optimizers import DistributedOptimizer
     from distloss.replicas import OneDevice, StrategyReplicas
+    from distloss.replicas.horovod import HorovodReplicas
 
 __all__ = [
     "DistlossError",
@@ -51,14 +50,14 @@ _HOME = {
     "DistributedLoss": "distloss.losses",
     "DistributedOptimizer": "distloss.optimizers",
     "GlobalMean": "distloss.metrics",
-    "HorovodReplicas": "distloss._horovod",
+    "HorovodReplicas": "distloss.replicas.horovod",
     "OneDevice": "distloss.replicas",
-    "Report": "distloss._report",
+    "Report": "distloss._audit.report.findings",
     "StrategyReplicas": "distloss.replicas",
-    "audit": "distloss._audit",
-    "mean_share": "distloss._reduce",
-    "prepare": "distloss._prepare",
-    "regularization_share": "distloss._reduce",
+    "audit": "distloss._audit.run",
+    "mean_share": "distloss._formula.shares",
+    "prepare": "distloss._prepare.prepare",
+    "regularization_share": "distloss._formula.shares",
 }
 
 _MODULES = (
@@ -66,7 +65,6 @@ _MODULES = (
     "data",
     "losses",
     "metrics",
-    "microbatches",
     "optimizers",
     "replicas",
 )
@@ -74,7 +72,7 @@ _MODULES = (
 # Those whose classes register themselves, in the order in which they import each other.
 _REGISTER = (
     "distloss.replicas",
-    "distloss._horovod",
+    "distloss.replicas.horovod",
     "distloss.losses",
     "distloss.metrics",
     "distloss.optimizers",
@@ -134,6 +132,6 @@ for _name in ("keras", *_ANNOUNCED):
 
 @wrapt.when_imported("tf_keras")
 def _register_with_tf_keras(_tf_keras: Any) -> None:
-    if _import_on_our_backend("distloss._tf_keras_loss", "distloss.metrics"):
-        importlib.import_module("distloss._tf_keras_loss").loss_class()
+    if _import_on_our_backend("distloss.losses.tf_keras", "distloss.metrics"):
+        importlib.import_module("distloss.losses.tf_keras").loss_class()
         importlib.import_module("distloss.metrics").class_for_tf_keras()

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from distloss._errors import ArgumentError, ContextError, DriftError
-from distloss._horovod import HorovodReplicas
-from distloss._keras_versions import per_replica_variable
-from distloss._model_hooks import report_global_metrics
-from distloss._monitor import Monitor
+from distloss._keras.model_hooks import report_global_metrics
+from distloss._keras.versions import per_replica_variable
+from distloss.optimizers.monitor import Monitor
+from distloss.replicas.horovod import HorovodReplicas
 
 
 class _Callback(keras.callbacks.Callback):

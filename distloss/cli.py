@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from distloss import _output
+from distloss._audit import output
+from distloss._audit.report.printable import printable
 from distloss._errors import DistlossError
-from distloss._printable import printable
 
 if TYPE_CHECKING:
-    from distloss._report import Report
+    from distloss._audit.report.findings import Report
 
 AGREES, DIFFERS, NOT_CHECKED = 0, 1, 2
 
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _audited(_parser().parse_args(argv))
     except SystemExit:  # argparse has said why, or has helped
-        _output.flush()
+        output.flush()
         raise
     except KeyboardInterrupt:
         told = "interrupted"
     except Exception as error:  # 1 is a verdict, so no traceback of ours may say it
         told = _told(error)
-    _output.say(f"distloss: {told}")
+    output.say(f"distloss: {told}")
     return NOT_CHECKED
 
 
@@ -56,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
     """One that says so where it cannot write, and rewrites no terminal."""
 
     def print_help(self, _file: Any = None) -> None:
-        _output.show(self.format_help())
+        output.show(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
@@ -68,7 +68,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from distloss._package import version
 
-        _output.show(f"distloss {version()}\n")
+        output.show(f"distloss {version()}\n")
         parser.exit()
 
 
@@ -132,12 +132,12 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _audited(arguments: argparse.Namespace) -> int:
-    from distloss import _render
-    from distloss._audit import audit
+    from distloss._audit.report import render
+    from distloss._audit.run import audit
 
-    _render.check_installed(arguments.format)
-    _output.check(arguments.output, arguments.build)
-    with _render.progress() as progress:
+    render.check_installed(arguments.format)
+    output.check(arguments.output, arguments.build)
+    with render.progress() as progress:
         report = audit(
             arguments.build,
             replicas=arguments.replicas,
@@ -153,25 +153,25 @@ def _audited(arguments: argparse.Namespace) -> int:
 
 def _is_delivered(report: Report, form: str, path: pathlib.Path | None) -> bool:
     """Whether the report is where it was wanted; else it is shown in short."""
-    from distloss import _render
+    from distloss._audit.report import render
 
     try:
         if path is None:
             colours = sys.stdout is not None and sys.stdout.isatty()
-            coding = _output.encoding()
-            _output.show(_render.rendered(report, form, colours=colours, coding=coding))
+            coding = output.encoding()
+            output.show(render.rendered(report, form, colours=colours, coding=coding))
         else:
-            _output.write(_render.rendered(report, form), path)
+            output.write(render.rendered(report, form), path)
     except Exception as error:  # minutes of work are not thrown away
         where = "stdout" if path is None else path
-        _output.say(f"distloss: the report is not in {where}: {_told(error)}")
+        output.say(f"distloss: the report is not in {where}: {_told(error)}")
         _show_in_short(report, "json" if form == "json" else "plain")
         return False
     return True
 
 
 def _show_in_short(report: Report, form: str) -> None:
-    from distloss import _render
+    from distloss._audit.report import render
 
     with contextlib.suppress(OSError):
-        _output.show(_render.rendered(report, form))
+        output.show(render.rendered(report, form))

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import ArgumentError, ArgumentTypeError
-from distloss._horovod import HorovodReplicas
+from distloss.replicas.horovod import HorovodReplicas
 
 
 def in_step(

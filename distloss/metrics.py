@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss import _keras_versions, _reduce
-from distloss._tf_keras import class_of, is_default
+from distloss._formula import reduce
+from distloss._keras import versions
+from distloss._keras.tf_keras import class_of, is_default
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -26,7 +27,7 @@ class _Sums:
     replicas: Replicas | None
     _replicas: Replicas
 
-    @_reduce.without_autograph
+    @reduce.without_autograph
     def update_state(
         self, values: TensorLike, sample_weight: TensorLike | None = None
     ) -> None:
@@ -43,20 +44,20 @@ class _Sums:
           ArgumentTypeError: one of them is not of real numbers.
         """
         mask = getattr(values, "_keras_mask", None)
-        values = _reduce.numbers(values, "values")
-        values = tf.cast(values, _reduce.accumulator_dtype(values, self))
+        values = reduce.numbers(values, "values")
+        values = tf.cast(values, reduce.accumulator_dtype(values, self))
         if values.shape.rank == 0:
             values = values[tf.newaxis]
-        local = _reduce.weighted(values, sample_weight, mask)
-        _add(self.total, tf.cast(_reduce.total(local), tf.float64))
-        _add(self.weight, tf.cast(_reduce.element_weight(local), tf.float64))
+        local = reduce.weighted(values, sample_weight, mask)
+        _add(self.total, tf.cast(reduce.total(local), tf.float64))
+        _add(self.weight, tf.cast(reduce.element_weight(local), tf.float64))
 
     def result(self) -> tf.Tensor:
         """S / W, a scalar in the unit of the values; 0 before anything has weight."""
         sums = tf.stack([tf.convert_to_tensor(x) for x in (self.total, self.weight)])
         if tf.executing_eagerly() and not self._replicas.keras_sums_metrics:
             sums = self._replicas.sum(sums, "global_mean")
-        return tf.cast(_reduce.share(*tf.unstack(sums)), self.dtype)
+        return tf.cast(reduce.share(*tf.unstack(sums)), self.dtype)
 
     def _saved_as_before(self) -> None:
         if tf.as_dtype(self.dtype) != tf.float64:
@@ -125,7 +126,7 @@ class GlobalMean(_Sums, keras.metrics.Metric):
         self.total = self.add_variable((), "zeros", "float64", name="total")
         self.weight = self.add_variable((), "zeros", "float64", name="weight")
         if self._replicas.keras_sums_metrics:
-            _keras_versions.sum_on_read([self.total, self.weight])
+            versions.sum_on_read([self.total, self.weight])
         self._saved_as_before()
 
 

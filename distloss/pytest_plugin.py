@@ -31,8 +31,8 @@ def assert_same_gradient(
       ...     assert_same_gradient("training.py:build", replicas=(1, 2))
     """
     __tracebackhide__ = True
-    from distloss._audit import audit
-    from distloss._render import rendered
+    from distloss._audit.report.render import rendered
+    from distloss._audit.run import audit
 
     try:
         report = audit(build, replicas=tuple(replicas))

@@ -19,10 +19,10 @@ import time
 
 import keras
 import tensorflow as tf
-from _bench_model import fitted, predictions
-from _bench_models import MODELS
-from _bench_pairs import compared
-from _bench_steps import (
+from _bench.model import fitted, predictions
+from _bench.models import MODELS
+from _bench.pairs import compared
+from _bench.steps import (
     FitStep,
     LoopStep,
     by_hand_counted,
@@ -32,7 +32,7 @@ from _bench_steps import (
     plain_sgd,
     static,
 )
-from _bench_tables import pictures, table
+from _bench.tables import pictures, table
 from _replicas import configure, strategy_of
 
 import distloss
@@ -185,7 +185,7 @@ def start(_options):
         "distloss audit --help": ["-m", "distloss", "audit", "--help"],
         "distloss audit, 1,2,4": ["-m", "distloss", "audit", example],
     }
-    measured = ROOT / "scripts" / "_cost_of.py"
+    measured = ROOT / "scripts" / "_bench" / "cost_of.py"
     found = []
     for name, arguments in commands.items():
         command = [sys.executable, measured, sys.executable, *arguments]
@@ -286,4 +286,4 @@ if __name__ == "__main__":
     main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # without destroying iterators, which takes minutes: _bench_steps.py
+    os._exit(0)  # without destroying iterators, which takes minutes: _bench/steps.py

@@ -24,7 +24,7 @@ import horovod.tensorflow as hvd
 import keras
 import numpy as np
 import tensorflow as tf
-from _bench_pairs import compared, operations
+from _bench.pairs import compared, operations
 
 import distloss
 from distloss import HorovodReplicas

@@ -12,7 +12,7 @@ import time
 
 import distloss
 
-TESTS = pathlib.Path(__file__).parent.parent / "tests"
+TESTS = pathlib.Path(__file__).parent.parent / "tests" / "helpers"
 KINDS = {
     "ordinary.py": (
         "cnn",

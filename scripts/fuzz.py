@@ -4,7 +4,7 @@
 
 Prints a line for each case that fails, with the command that repeats it alone, and
 ends with the number of cases and violations; 1 if there are any. What is drawn, and how
-it is judged: tests/fuzz_models.py.
+it is judged: tests/helpers/fuzz_models.py.
 """
 
 import argparse

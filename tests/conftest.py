@@ -7,10 +7,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from distloss import _denominators
+from distloss._formula import denominators
 
 REPLICAS = 4
-collect_ignore = ["horovod_programs", "worker_programs"]  # they start when imported
+collect_ignore = ["hvd/programs", "workers/programs"]  # they start when imported
 
 
 def pytest_configure():
@@ -54,7 +54,7 @@ def clean_keras():
     yield
     keras.utils.clear_session()
     # of losses that outlive their test, and of which gradients were taken eagerly
-    _denominators._thread.announced.clear()
+    denominators._thread.announced.clear()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The audit: runs a user's step in child processes, and judges."""

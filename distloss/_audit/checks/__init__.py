@@ -1,0 +1,1 @@
+"""What is wrong, by which cause, and how sure that is."""

@@ -1,0 +1,1 @@
+"""The half of the audit that loads TensorFlow, in child processes."""

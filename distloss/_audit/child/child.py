@@ -1,0 +1,211 @@
+"""A child process of the audit: does what it is asked, and answers.
+
+Started with the path of its settings, which name a socket for questions and answers,
+so that whatever the user's code prints does no harm. It ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from distloss._audit.keeper import die_with_parent
+from distloss._errors import DistlossError
+from distloss._package import FOLDER
+
+_LONG = 20_000  # characters of an error's message
+
+
+class Line:
+    """Questions come, answers go, one JSON text per line."""
+
+    def __init__(self, path: str, hello: Any) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._lines: list[str] = []
+        self._arrived = threading.Semaphore(0)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.answer(hello)
+
+    def _listen(self) -> None:
+        # Reset, not closed, where the parent died before it read what we sent.
+        with (
+            contextlib.suppress(OSError),
+            self._socket.makefile(encoding="utf-8") as lines,
+        ):
+            for line in lines:
+                self._lines.append(line)
+                self._arrived.release()
+        os._exit(1)  # the parent is gone, or wants us gone
+
+    def question(self) -> Any:
+        """The next one; waits for it."""
+        self._arrived.acquire()
+        return json.loads(self._lines.pop(0))
+
+    def answer(self, value: Any) -> None:
+        """Sends one."""
+        self._socket.sendall(json.dumps(value).encode() + b"\n")
+
+
+def load(target: dict[str, Any]) -> Callable[[], Any]:
+    """The `build` that `target` describes: of a file, a module, or pickled."""
+    sys.path[:] = list(dict.fromkeys([*target["paths"], *sys.path]))
+    if "pickle" in target:
+        import cloudpickle
+
+        return cloudpickle.loads(pathlib.Path(target["pickle"]).read_bytes())
+    found: Any = _module(target)
+    for name in target["name"].split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"{target['name']} is a {type(found).__name__}, no function")
+    return found
+
+
+def _module(target: dict[str, Any]) -> Any:
+    if "file" not in target:
+        return importlib.import_module(target["module"])
+    path = pathlib.Path(target["file"])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Server:
+    """Does what is asked, one question after the other."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._trainee: Any = None
+        self._build: Any = None
+
+    def start(self) -> None:
+        """Loads TensorFlow, and takes its devices."""
+        from distloss._audit.child.measure import Trainee
+        from distloss._audit.child.place import Place
+
+        place = Place(
+            self._settings["replicas"],
+            self._settings["devices"],
+            self._settings.get("rank"),
+        )
+        place.check_collective()
+        self._trainee = Trainee(place, pathlib.Path(self._settings["folder"]))
+        if self._settings["float64"]:
+            from distloss._audit.child.float64 import compute_in_float64
+
+            compute_in_float64()
+
+    def load(self) -> None:
+        """Imports the user's file."""
+        self._build = load(self._settings["target"])
+
+    def build(self) -> Any:
+        """Calls the build function of the user."""
+        return self._trainee.build(self._build)
+
+    def answer(self, question: dict[str, Any]) -> Any:
+        """The answer to one question."""
+        name = question.pop("ask")
+        if name in ("start", "load", "build"):
+            return getattr(self, name)()
+        return getattr(self._trainee, name)(**question)
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(str(FOLDER))]
+    local = [f for f in theirs if "site-packages" not in f.filename] or theirs
+    where = f"{local[-1].filename}:{local[-1].lineno}" if local else ""
+    return {
+        "type": type(error).__name__,
+        "message": _message(error),
+        "where": where,
+        "is_ours": isinstance(error, DistlossError),
+        "trace": "".join(traceback.format_exception(error))[-8000:],
+    }
+
+
+def _message(error: BaseException) -> str:
+    """What it says; the beginning and the end, if that is long."""
+    try:
+        text = str(error).strip() or repr(error)
+    except Exception as other:
+        return f"(its message cannot be had: {type(other).__name__})"
+    half = _LONG // 2
+    return text if len(text) <= _LONG else f"{text[:half]}\n...\n{text[-half:]}"
+
+
+def main() -> None:
+    """Serves until the socket is closed; several configurations from forks."""
+    every = json.loads(pathlib.Path(sys.argv[1]).read_text())
+    if len(every) == 1:
+        die_with_parent()
+        serve(every[0])
+        return
+    importlib.import_module(
+        "distloss._audit.child.measure"
+    )  # loads TensorFlow once for all
+    forks: dict[int, str] = {}
+    for settings in every:
+        fork = os.fork()
+        if fork == 0:
+            die_with_parent()
+            log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            serve(settings)
+            os._exit(0)
+        forks[fork] = settings["ended"]
+    while forks:
+        fork, status = os.wait()
+        text = str(os.waitstatus_to_exitcode(status))
+        pathlib.Path(forks.pop(fork)).write_text(text)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Answers questions until the socket is closed."""
+    settings["rank"] = _rank()
+    folder = pathlib.Path(settings["folder"]) / f"process{settings['rank'] or 0}"
+    folder.mkdir()
+    settings["folder"] = str(folder)
+    line = Line(settings["socket"], {"rank": settings["rank"] or 0})
+    server, own = Server(settings), os.getpid()
+    while True:
+        question = line.question()
+        try:
+            answer = {"answer": server.answer(question)}
+        except BaseException as error:  # sys.exit of the user's code, too
+            answer = {"error": _error(error)}
+            _flush()
+        if os.getpid() != own:  # a fork that the user's code left to go on
+            os._exit(0)
+        line.answer(answer)
+
+
+def _flush() -> None:
+    """Brings out what the user's code has printed, which may say why it failed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it may have been replaced, or closed
+            stream.flush()
+
+
+def _rank() -> int | None:
+    """Which Horovod process this is, or None."""
+    rank = os.environ.get("HOROVOD_RANK")
+    return None if rank is None else int(rank)

@@ -1,0 +1,126 @@
+"""A report as text: for a terminal, and plain."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from distloss._audit.report.findings import Finding, Report
+from distloss._audit.report.printable import printable
+from distloss._audit.report.wording import (
+    causes,
+    headline,
+    number,
+    probes,
+    short,
+    verdict,
+)
+
+
+def text(
+    report: Report,
+    *,
+    colours: bool = False,
+    width: int | None = None,
+    coding: str = "utf-8",
+) -> str:
+    """For a terminal, whose coding decides what frames are drawn with."""
+    from rich.console import Console
+
+    written = io.BytesIO()
+    into = io.TextIOWrapper(written, coding, "backslashreplace", newline="\n")
+    console = Console(
+        file=into,
+        force_terminal=colours,
+        color_system="standard" if colours else None,
+        width=width or (None if colours else 100),
+        highlight=False,
+    )
+    _print_head(console, report)
+    for group in causes(report):
+        _print_cause(console, group)
+    _print_probes(console, report)
+    _print_skipped(console, report)
+    into.flush()
+    return written.getvalue().decode(coding)
+
+
+def _print_head(console: Any, report: Report) -> None:
+    from rich.text import Text
+
+    counts = ", ".join(str(n) for n in report.replicas)
+    what = f"{report.target} on {counts} replicas ({report.engine})"
+    console.print(Text(printable(f"distloss audit: {what}"), "dim"))
+    style = "bold green" if report.agrees else "bold red"
+    console.print(Text(printable(headline(report)), style))
+
+
+def _print_cause(console: Any, group: list[Finding]) -> None:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    first = group[0]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("replicas", "scale", "residual"):
+        table.add_column(name, justify="right")
+    table.add_column("seen", overflow="fold")
+    for finding in group:
+        numbers = [number(finding.scale, 4), number(finding.residual, 2)]
+        seen = Text("; ".join(printable(line) for line in finding.evidence))
+        table.add_row(str(finding.replicas), *numbers, seen)
+    parts: list[Any] = [Text(printable(first.explanation)), Text(""), table]
+    if first.variables:
+        parts += [Text(""), Text(f"Variables: {short(first.variables)}")]
+    parts += [Text(""), Text(printable(f"To mend it: {first.remedy}"), "cyan")]
+    title = Text(printable(first.cause), "bold")
+    console.print(Panel(Group(*parts), title=title, title_align="left"))
+
+
+def _print_probes(console: Any, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    counts, table = probes(report)
+    if not counts:
+        return
+    shown = Table(title="The gradient, compared with one replica", title_justify="left")
+    shown.add_column("probe")
+    for count in counts:
+        shown.add_column(f"{count} replicas")
+    for name, row in table.items():
+        cells = []
+        for count in counts:
+            one = row.get(count)
+            said = "-" if one is None else verdict(one)
+            good = one is None or one.agrees
+            cells.append(Text(said, "green" if good else "red"))
+        shown.add_row(Text(printable(name)), *cells)
+    console.print(shown)
+
+
+def _print_skipped(console: Any, report: Report) -> None:
+    from rich.text import Text
+
+    for one in report.skipped:
+        console.print(Text(printable(f"Note: {one.check}: {one.why}"), "yellow"))
+    console.print(Text(f"{report.seconds:.0f} s", "dim"))
+
+
+def plain(report: Report) -> str:
+    """Lines of text, for where there is no rich."""
+    lines = [headline(report)]
+    for group in causes(report):
+        first = group[0]
+        lines += ["", f"{first.cause}: {first.explanation}"]
+        for one in group:
+            seen = "; ".join(one.evidence)
+            lines.append(
+                f"  {one.replicas} replicas: scale {number(one.scale, 4)}, residual "
+                f"{number(one.residual, 2)}. {seen}"
+            )
+        lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
+        lines.append(f"  To mend it: {first.remedy}")
+    lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
+    return "".join(f"{printable(line)}\n" for line in lines)

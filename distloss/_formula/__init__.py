@@ -1,0 +1,1 @@
+"""What is the number? Sums, weights, shares, and who divides when."""

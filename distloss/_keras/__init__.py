@@ -1,0 +1,1 @@
+"""Everything private that we know of Keras: facts of versions, hooks."""

@@ -1,0 +1,105 @@
+"""What distloss replaces in Keras models, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from distloss._errors import ArgumentError
+
+if TYPE_CHECKING:  # a floor above, of which it is only given objects
+    from distloss.replicas import Replicas
+
+# What to use instead of Horovod's callbacks that fail on Keras 3.
+_INSTEAD = {
+    "BroadcastGlobalVariablesCallback": "distloss.callbacks.BroadcastState()",
+    "MetricAverageCallback": "nothing, since a prepared model reports over all "
+    "processes; one that is not, with distloss.callbacks.GlobalMetrics()",
+    "LearningRateScheduleCallback": "keras.callbacks.LearningRateScheduler(schedule)",
+    "LearningRateWarmupCallback": "a schedule of the optimizer that warms up, such as "
+    "keras.optimizers.schedules.CosineDecay(..., warmup_target=, warmup_steps=)",
+    "BestModelCheckpoint": "keras.callbacks.ModelCheckpoint(path, save_best_only=True) "
+    "on one process",
+}
+
+
+class Hook(functools.partial[Any]):
+    """A method of a model, replaced by one of ours."""
+
+
+def report_global_metrics(model: Any, replicas: Replicas) -> None:
+    """Lets `fit` and `evaluate` of `model`, of either Keras, report over all replicas.
+
+    And lets `fit` refuse callbacks of Horovod that fail on Keras 3.
+    """
+    # Each Keras calls this once per epoch and evaluation, for what it will report.
+    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
+    # https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/engine/training.py
+    is_keras_3 = isinstance(model, keras.Model)
+    name = "_get_metrics_result_or_logs" if is_keras_3 else _OF_TF_KERAS
+    setattr(model, name, Hook(_global_results_or_logs, model, replicas, name))
+    if is_keras_3:
+        model.fit = Hook(_fit, model)
+
+
+_OF_TF_KERAS = "_validate_and_get_metrics_result"
+
+
+def _global_results_or_logs(
+    model: Any, replicas: Replicas, name: str, logs: Any
+) -> Any:
+    def results_or_logs() -> Any:
+        for variable in (v for metric in model.metrics for v in metric.variables):
+            # Summed one by one, since they are few and of several dtypes.
+            variable.assign(_over_replicas(variable, replicas))
+        return getattr(type(model), name)(model, logs)
+
+    return unseen_by(model.metrics, results_or_logs)
+
+
+def _over_replicas(variable: Any, replicas: Replicas) -> tf.Tensor:
+    value = tf.identity(tf.convert_to_tensor(variable))
+    # a word in Keras 3, of an enumeration in TensorFlow
+    how = getattr(variable.aggregation, "name", variable.aggregation)
+    if how.lower() not in ("sum", "mean"):
+        return value  # the same on all, such as thresholds
+    exact = value if value.dtype.is_floating else tf.cast(value, tf.float64)
+    total = replicas.sum(exact, "metric")
+    if how.lower() == "mean":
+        total = total / replicas.count_as(total.dtype)
+    return tf.cast(total, value.dtype)
+
+
+def _fit(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+    fit = functools.partial(type(model).fit, model)
+    given = inspect.signature(fit).bind(*args, **kwargs).arguments.get("callbacks")
+    callbacks = getattr(given, "callbacks", given) or []
+    for callback in keras.tree.flatten(callbacks):
+        _refuse_horovods(callback)
+    return fit(*args, **kwargs)
+
+
+def _refuse_horovods(callback: Any) -> None:
+    for cls in type(callback).__mro__:
+        if cls.__module__.startswith("horovod.") and cls.__name__ in _INSTEAD:
+            raise ArgumentError(
+                "Expected callbacks that work with Keras 3. Got hvd.callbacks."
+                f"{cls.__name__}, which asks Keras for what it no longer has. Use "
+                f"{_INSTEAD[cls.__name__]}."
+            )
+
+
+def unseen_by(metrics: list[Any], function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, after which `metrics` are what they were."""
+    variables = [variable for metric in metrics for variable in metric.variables]
+    values = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
+    try:
+        return function(*args)
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)

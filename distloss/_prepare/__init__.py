@@ -1,0 +1,1 @@
+"""What `prepare` does to a compiled model."""

@@ -1,0 +1,148 @@
+"""What layers do to a step besides their outputs, kept apart for each replica.
+
+Replicas run as threads that take turns, and each collective passes the turn on, also
+that of a synchronised BatchNormalization in the middle of the forward pass. A layer
+keeps what it adds with `add_loss` in one list for all of them, which the next replica's
+call of the model clears.
+https://github.com/keras-team/keras/blob/v3.12.0/keras/src/layers/layer.py
+
+And a replica without rows computes with a row of zeros (see `_formula.empty`), of
+which moving averages must not hear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distloss._formula import denominators
+from distloss._formula.denominators import Step
+from distloss._keras.model_hooks import Hook
+
+
+def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> Any:
+    """`model(x)` in `step`; `model.losses` are then those of this replica."""
+    _hook_layers(model)
+    given = {"training": training} if model._call_has_training_arg else {}
+    with _watched_for_meetings(step):
+        y_pred = model(x, **given)
+    for layer, losses in step.added.items():
+        layer._losses[:] = losses
+    return y_pred
+
+
+class _Inside:
+    """How many replicas of this process are in their forward pass.
+
+    One at a time, as long as none of them waits for the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self.met = False
+
+    def enter(self) -> None:
+        with self._lock:
+            self.met = self._count > 0
+            self._count += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._count -= 1
+
+
+_inside = _Inside()
+_COLLECTIVES = ("Collective", "CrossReplicaSum", "AllToAll", "Horovod")
+_CALLS = ("StatefulPartitionedCall", "PartitionedCall")  # which may hold one
+
+
+@contextlib.contextmanager
+def _watched_for_meetings(step: Step) -> Iterator[None]:
+    """Notes in `step` whether layers may have met those of other replicas."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    before = 0 if graph is None else len(graph.get_operations())
+    _inside.enter()
+    try:
+        yield
+    finally:
+        _inside.leave()
+    if graph is None:  # nothing tells what an eager one did
+        step.met_others = True
+        return
+    types = {operation.type for operation in graph.get_operations()[before:]}
+    is_collective = any(kind.startswith((*_COLLECTIVES, *_CALLS)) for kind in types)
+    step.met_others = _inside.met or is_collective
+
+
+def was_added(step: Step, loss: Any) -> bool:
+    """Whether a layer added `loss`, which is no regulariser of weights then."""
+    return any(loss is own for losses in step.added.values() for own in losses)
+
+
+def _hook_layers(model: keras.Model) -> None:
+    for layer in model._flatten_layers():
+        if not isinstance(layer.add_loss, Hook):
+            layer.add_loss = Hook(_add_loss, layer)
+        is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+        if is_normalization and not isinstance(layer._moments, Hook):
+            layer._moments = Hook(_moments, layer)
+    for variable in _averages_of_own_rows(model):
+        if not isinstance(variable._direct_assign, Hook):
+            variable._direct_assign = Hook(_assign, variable)
+
+
+def _averages_of_own_rows(model: keras.Model) -> list[Any]:
+    """What layers keep of the rows of their replica, and not of all."""
+    layers = [x for x in model._flatten_layers() if getattr(x, "synchronized", False)]
+    of_all_rows = {id(v) for layer in layers for v in layer.variables}
+    return [
+        variable
+        for variable in model.non_trainable_variables
+        if id(variable) not in of_all_rows
+        and keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
+def _add_loss(layer: keras.Layer, loss: Any) -> None:
+    type(layer).add_loss(layer, loss)
+    step = denominators.current_step()
+    if step is not None:
+        step.added.setdefault(layer, []).extend(keras.tree.flatten(loss))
+
+
+def _assign(variable: keras.Variable, value: Any) -> None:
+    step = denominators.current_step()
+    if step is not None and step.may_be_empty and not step.in_loss:
+        own = tf.convert_to_tensor(variable.value)
+        value = tf.where(step.rows > 0, tf.cast(value, own.dtype), own)
+    type(variable)._direct_assign(variable, value)
+
+
+def _moments(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:
+    step = denominators.current_step()
+    if step is None or not (step.may_be_empty and layer.synchronized):
+        return type(layer)._moments(layer, inputs, mask)
+    # The sums over replicas count the elements that there are, so none may be made up.
+    count = tf.where(step.rows > 0, tf.shape(inputs)[0], 0)
+    mask = None if mask is None else mask[:count]
+    moments = type(layer)._moments(layer, inputs[:count], mask)
+    return tuple(_without_its_gradient(moment, step) for moment in moments)
+
+
+def _without_its_gradient(value: tf.Tensor, step: Step) -> tf.Tensor:
+    """`value`, whose gradient is 0 on a replica without rows.
+
+    That of the row of zeros may be NaN, and would reach all others by a collective.
+    """
+
+    @tf.custom_gradient
+    def selected(value: tf.Tensor) -> Any:
+        return tf.identity(value), step.of_rows
+
+    return selected(value)

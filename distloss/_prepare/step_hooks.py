@@ -1,0 +1,103 @@
+"""Puts the steps of a prepared model in the place of those of Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distloss._errors import ArgumentError
+from distloss._formula import denominators
+from distloss._formula.denominators import Step
+from distloss._keras import versions
+from distloss._keras.model_hooks import Hook, report_global_metrics
+from distloss._prepare.added import weighed
+from distloss._prepare.steps import predict_step, test_step, train_step
+from distloss._prepare.steps_in_parts import train_step_in_parts
+from distloss.replicas import Replicas
+
+
+def override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None:
+    """Lets `model` take its steps by one update of the whole batch."""
+    if parts == 1:
+        model.train_step = Hook(train_step, model, replicas)
+    else:
+        model.train_step = Hook(train_step_in_parts, model, replicas, parts)
+    model.test_step = Hook(test_step, model, replicas)
+    model.predict_step = Hook(predict_step, model, replicas)
+    if versions.TRACKERS_MULTIPLY:
+        model._compute_loss = Hook(_compute_loss, model)
+        model._aggregate_additional_loss = Hook(weighed, model, replicas)
+    else:
+        total = Hook(_total_loss, model, replicas)
+        model._compute_loss = model.compute_loss = total
+    if hasattr(model, "_maybe_symbolic_build"):
+        model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
+    if not replicas.keras_sums_metrics:
+        report_global_metrics(model, replicas)
+
+
+def _maybe_symbolic_build(
+    model: keras.Model, iterator: Any = None, data_batch: Any = None
+) -> None:
+    # Keras averages the first batch over replicas, which needs parts of one shape, and
+    # which takes it from a generator for good. It looks at shapes and dtypes only, so
+    # the part of one replica will do, or what the generator says of its batches.
+    # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
+    if iterator is not None:
+        versions.let_batches_be_copies(iterator)
+    strategy = model._distribute_strategy
+    if iterator is not None and strategy is not None:
+        data_batch = versions.spec_of_batches(iterator)
+        if data_batch is None:
+            data = _first_batch(iterator)
+            local = strategy.experimental_local_results
+            data_batch = tf.nest.map_structure(lambda x: local(x)[0], data)
+        iterator = None
+    type(model)._maybe_symbolic_build(model, iterator, data_batch)
+    if strategy is not None:
+        with strategy.scope():
+            versions.sum_on_read([v for m in model.metrics for v in m.variables])
+
+
+def _first_batch(iterator: Any) -> Any:
+    try:
+        return next(versions.batches_of(iterator))
+    except StopIteration as error:
+        raise ArgumentError(
+            "Expected data of at least one batch. Got none: the data set is empty, or "
+            "an iterator that was used before. Pass rows, or let the data set repeat()."
+        ) from error
+
+
+def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
+    step = denominators.current_step()
+    if step is None:
+        return type(model)._compute_loss(model, *args, **kwargs)
+    step.in_loss = True
+    try:
+        return type(model)._compute_loss(model, *args, **kwargs)
+    finally:
+        step.in_loss = False
+
+
+def _total_loss(  # noqa: PLR0913  # arguments of Keras
+    model: keras.Model,
+    replicas: Replicas,
+    x: Any = None,
+    y: Any = None,
+    y_pred: Any = None,
+    sample_weight: Any = None,
+    **_training: bool,
+) -> tf.Tensor:
+    """What `_compute_loss` gives, where Keras has no hook for what layers add."""
+    step = denominators.current_step() or Step(0)
+    step.in_loss = True
+    try:
+        losses = [weighed(model, replicas, added) for added in model.losses]
+        if model._compile_loss is not None:
+            losses.append(model._compile_loss(y, y_pred, sample_weight))
+        return tf.add_n(losses)
+    finally:
+        step.in_loss = False

@@ -1,0 +1,243 @@
+"""The steps of a prepared model: what Keras does, with denominators of the batch."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
+
+from distloss._errors import ContextError
+from distloss._formula import denominators, empty
+from distloss._formula.denominators import Step
+from distloss._formula.terms import Terms
+from distloss._keras import versions
+from distloss._keras.model_hooks import unseen_by
+from distloss._prepare.layer_hooks import predictions
+from distloss._prepare.scalar_metrics import weigh_scalar_metrics
+from distloss.losses import DistributedLoss
+from distloss.optimizers import DistributedOptimizer
+from distloss.replicas import Replicas
+
+
+def train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
+    """Keras' `train_step`, of this replica's part of a batch."""
+    check_still_prepared(model)
+    if not _shares_batches(replicas):
+        with denominators.during(Step(empty.rows_of(data))):
+            return as_keras_reads(type(model).train_step(model, data), model)
+    update = _updated_together if can_divide_together(model) else _updated_by_itself
+    step, padded = _step_of(data)
+    whole, rows = update(model, replicas, step, padded)
+    model._loss_tracker.update_state(whole, sample_weight=rows)
+    return _measured(model, replicas, step, data)
+
+
+def test_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
+    """Keras' `test_step`, of this replica's part of a batch."""
+    check_still_prepared(model)
+    if not _shares_batches(replicas):
+        step = Step(empty.rows_of(data))
+        step.is_evaluated = True
+        with denominators.during(step):
+            return as_keras_reads(type(model).test_step(model, data), model)
+    step, padded = _step_of(data)
+    step.is_evaluated = True
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(padded)
+    with denominators.during(step):
+        step.y_pred = predictions(model, step, x, training=False)
+        loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=False)
+    whole = versions.times_replicas(loss)
+    model._loss_tracker.update_state(whole, sample_weight=step.rows)
+    return _measured(model, replicas, step, data)
+
+
+def predict_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
+    """Keras' `predict_step`, which a replica without rows survives."""
+    if replicas.count() == 1:
+        return type(model).predict_step(model, data)
+    rows = empty.rows_of(data)
+    outputs = type(model).predict_step(model, empty.with_a_row(data))
+    return empty.without_it(outputs, rows)
+
+
+def _shares_batches(replicas: Replicas) -> bool:
+    """Whether steps are taken here, and not by the methods of Keras."""
+    return replicas.count() > 1 and versions.TRACKERS_MULTIPLY
+
+
+def _step_of(data: Any) -> tuple[Step, Any]:
+    """A step of `data`, and `data` with at least one row."""
+    rows = empty.rows_of(data)
+    step = Step(rows, may_be_empty=not (isinstance(rows, int) and rows > 0))
+    padded = empty.with_a_row(data)
+    step.inputs = keras.tree.flatten(padded)
+    return step, padded
+
+
+def _updated_together(
+    model: keras.Model, replicas: Replicas, step: Step, data: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One update by losses that are divided together.
+
+    Returns:
+      the loss of the whole batch, and by which rows each replica's tracker weighs it.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape, denominators.during(step):
+        step.terms = Terms(tape)
+        step.y_pred = predictions(model, step, x, training=True)
+        loss_of = functools.partial(model._compute_loss, training=True)
+        loss = unseen_by(trackers(model), loss_of, x, y, step.y_pred, sample_weight)
+        scaled = scaled_loss(model, replicas, loss)
+    terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
+    if terms.can_fuse and not step.met_others and can_fuse(model):
+        terms.divide_by_own(replicas.count_as(tf.float32))
+        gradients, factors = gradients_of(model, tape, scaled, terms.totals)
+        step.fused = terms.fused(factors, unit, step.rows)
+        apply(model, step, of_rows(step, weighed(model, step, gradients)))
+        whole, step.all_rows = step.fused.loss, step.fused.rows
+    else:
+        sums = terms.sum(replicas, step.rows)
+        gradients, factors = gradients_of(model, tape, scaled, terms.totals)
+        apply(model, step, of_rows(step, gradients))
+        whole, step.all_rows = sums.loss(factors, unit), sums.rows
+        track(model, sums.means, x)
+    # Equal parts: so the mean over replicas that Keras logs for a batch is its loss.
+    return whole, step.all_rows / replicas.count_as(step.all_rows.dtype)
+
+
+def _updated_by_itself(
+    model: keras.Model, replicas: Replicas, step: Step, data: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One update by losses of which each divides by itself; as above."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape, denominators.during(step):
+        step.y_pred = predictions(model, step, x, training=True)
+        loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients, _ = gradients_of(model, tape, scaled, [])
+    apply(model, step, of_rows(step, gradients))
+    return versions.times_replicas(loss), step.rows
+
+
+def _measured(model: keras.Model, replicas: Replicas, step: Step, data: Any) -> Any:
+    """What the metrics say after this step."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    y_pred = step.y_pred
+    if step.may_be_empty:
+        y_pred = empty.without_it(y_pred, empty.rows_of(data))
+    weigh_scalar_metrics(model, replicas)
+    with denominators.during(step):
+        results = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    if type(model).compute_metrics is keras.Model.compute_metrics:
+        results = replicas.read_together(model.get_metrics_result)
+    return as_keras_reads(results, model)
+
+
+def losses_of(model: keras.Model) -> list[DistributedLoss]:
+    """The losses with which `model` was compiled, each once, however many outputs."""
+    losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
+    return [loss for loss in losses if loss is not None]
+
+
+def can_divide_together(model: keras.Model) -> bool:
+    """Whether the losses of a step can be divided together, and some of them count."""
+    losses = losses_of(model)
+    return (
+        versions.TRACKERS_MULTIPLY
+        # unlike a LossScaleOptimizer around one, until that is built
+        and isinstance(model.optimizer, DistributedOptimizer)
+        and any(loss.global_batch_size is None for loss in losses)
+        and all(model.optimizer.sums_each_step_over(loss.replicas) for loss in losses)
+    )
+
+
+def can_fuse(model: keras.Model) -> bool:
+    """Whether a denominator may travel with the gradients of `model`."""
+    return model.optimizer.carries and bool(model.trainable_weights)
+
+
+def scaled_loss(model: keras.Model, replicas: Replicas, loss: tf.Tensor) -> tf.Tensor:
+    """`loss` as its gradients are taken."""
+    return model.optimizer.scale_loss(replicas.to_reduce(loss))
+
+
+def gradients_of(
+    model: keras.Model, tape: tf.GradientTape, loss: tf.Tensor, others: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Gradients of `loss` with respect to the weights, and to `others`."""
+    weights = model.trainable_weights
+    gradients: list[Any] = tape.gradient(loss, [*weights, *others])
+    for gradient, weight in zip(gradients, weights, strict=False):
+        # Dense of rows of tokens forgets a part of the shape
+        if isinstance(gradient, tf.Tensor):
+            gradient.set_shape(weight.shape)
+    return gradients[: len(weights)], gradients[len(weights) :]
+
+
+def weighed(model: keras.Model, step: Step, gradients: list[Any]) -> list[Any]:
+    """`gradients` of this replica's mean, to be summed with `step.fused`."""
+    return [
+        # what such a variable is overwritten with is no gradient
+        g
+        if g is None or getattr(v, "overwrite_with_gradient", False)
+        else step.fused.weighed(g)
+        for g, v in zip(gradients, model.trainable_weights, strict=True)
+    ]
+
+
+def of_rows(step: Step, gradients: list[Any]) -> list[Any]:
+    """`gradients`, and zeros on a replica without rows, whatever they are."""
+    if not step.may_be_empty:
+        return gradients
+    return empty.zeros_without_rows(gradients, step.rows)
+
+
+def apply(model: keras.Model, step: Step, gradients: list[Any]) -> None:
+    """One update of the weights."""
+    if model.trainable_weights:
+        pairs = zip(gradients, model.trainable_weights, strict=True)
+        with denominators.during(step):
+            model.optimizer.apply_gradients(list(pairs))
+
+
+def trackers(model: keras.Model) -> list[Any]:
+    """Of the losses of single outputs, where there are several."""
+    return getattr(model._compile_loss, "metrics", [])
+
+
+def track(model: keras.Model, losses: list[tf.Tensor], x: Any) -> None:
+    """Reports the losses of single outputs, as CompileLoss does."""
+    static_rows = keras.tree.flatten(x)[0].shape[0]
+    weights = versions.tracked_weights(model._compile_loss)
+    factors = itertools.chain(weights, itertools.repeat(1.0))
+    for tracker, value, factor in zip(trackers(model), losses, factors, strict=False):
+        tracker.update_state(factor * value, sample_weight=static_rows)
+
+
+def as_keras_reads(results: Any, model: keras.Model) -> Any:
+    """What a step reports, with an axis for Keras to average over.
+
+    Over several workers it takes a mean over axis 0 besides that over replicas, which
+    numbers do not have; elsewhere it does not.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
+    """
+    if not _collective_all_reduce_multi_worker(model.distribute_strategy):
+        return results
+    return keras.tree.map_structure(lambda result: result[tf.newaxis], results)
+
+
+def check_still_prepared(model: keras.Model) -> None:
+    """Raises ContextError where `model` was compiled again since it was prepared."""
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    are_ours = [isinstance(loss, DistributedLoss) for loss in losses_of(model)]
+    if not (all(are_ours) and isinstance(inner, DistributedOptimizer)):
+        raise ContextError(
+            "Expected a prepared model, whose losses and optimizer are distributed. "
+            f"Got model {model.name!r} with other ones: it was compiled again. Call "
+            "distloss.prepare(model) after each model.compile(...)."
+        )

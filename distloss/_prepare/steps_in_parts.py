@@ -1,0 +1,159 @@
+"""A step of a prepared model that takes its batch in parts, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distloss._formula import empty, reduce, sparse
+from distloss._formula.denominators import CountFirst, Part, Step, during
+from distloss._formula.terms import Fused, Terms
+from distloss._keras.model_hooks import unseen_by
+from distloss._prepare import microbatches
+from distloss._prepare.layer_hooks import predictions
+from distloss._prepare.microbatches import Parts
+from distloss._prepare.scalar_metrics import weigh_scalar_metrics
+from distloss._prepare.steps import (
+    apply,
+    as_keras_reads,
+    can_divide_together,
+    can_fuse,
+    check_still_prepared,
+    gradients_of,
+    losses_of,
+    of_rows,
+    scaled_loss,
+    track,
+    trackers,
+    weighed,
+)
+from distloss.replicas import Replicas
+
+
+def train_step_in_parts(
+    model: keras.Model, replicas: Replicas, most: int, data: Any
+) -> Any:
+    """What Keras' `train_step` does, in at most `most` parts."""
+    check_still_prepared(model)
+    if model._distribute_strategy is None:  # else Keras has built it
+        model._symbolic_build(data_batch=data)
+    parts = microbatches.cut(keras.utils.unpack_x_y_sample_weight(data), most)
+    # An eager forward pass has its effects before it is known which losses there are.
+    can = can_divide_together(model) and can_fuse(model)
+    if can and not tf.executing_eagerly():
+        with contextlib.suppress(CountFirst):
+            return as_keras_reads(_fused_parts(model, replicas, parts), model)
+    return as_keras_reads(_counted_parts(model, replicas, parts), model)
+
+
+def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
+    """A step in parts whose denominator is summed with the gradients."""
+    of_part = functools.partial(_weighed_gradients, model, replicas, parts.most)
+    gradients, vector = microbatches.sum_over(parts, of_part)
+    step = Step(parts.rows)
+    step.fused = Fused(vector, vector[1], losses_of(model)[0].note)
+    _apply_sums(model, step, gradients)
+    whole, rows = step.fused.loss, step.fused.rows
+    weight = rows / replicas.count_as(rows.dtype)  # as for a whole batch
+    model._loss_tracker.update_state(whole, sample_weight=weight)
+    return replicas.read_together(model.get_metrics_result)
+
+
+def _weighed_gradients(
+    model: keras.Model, replicas: Replicas, most: int, data: Any
+) -> tuple[list[Any], tf.Tensor]:
+    """Gradients of this part's mean, weighed; and what is to be summed with them.
+
+    It is one of at most `most` parts on each replica.
+    """
+    x, y, sample_weight = data
+    step = Step(empty.rows_of(data))
+    step.is_uncounted_part = True
+    step.inputs = keras.tree.flatten(data)
+    with tf.GradientTape() as tape, during(step):
+        terms = step.terms = Terms(tape)
+        y_pred = predictions(model, step, x, training=True)
+        loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
+        scaled = scaled_loss(model, replicas, loss)
+    if step.met_others or not terms.can_fuse:
+        raise CountFirst
+    terms.divide_by_own(replicas.count_as(tf.float32) * most)
+    gradients, factors = gradients_of(model, tape, scaled, terms.totals)
+    unit = scaled_loss(model, replicas, tf.ones_like(loss))
+    step.fused = terms.fused(factors, unit, step.rows)
+    _update_metrics(model, replicas, step, data, y_pred)
+    return weighed(model, step, gradients), step.fused.vector
+
+
+def _counted_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
+    """A step in parts whose denominators are counted first."""
+    forward = functools.partial(_loss_of_part, model, training=False)
+    weights = unseen_by(model.metrics, microbatches.counted, parts, forward)
+    counts = tf.concat([weights, [tf.cast(parts.rows, weights.dtype)]], 0)
+    *denominators, all_rows = tf.unstack(replicas.sum(counts, "denominators"))
+    of_part = functools.partial(
+        _gradients_of_share,
+        model,
+        replicas,
+        denominators,
+        tf.cast(all_rows, tf.float32),
+    )
+    gradients, shares = unseen_by(
+        trackers(model), microbatches.sum_over, parts, of_part
+    )
+    loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
+    weight = all_rows / replicas.count_as(all_rows.dtype)
+    model._loss_tracker.update_state(loss, sample_weight=weight)
+    track(model, losses, parts.data[0])
+    _apply_sums(model, Step(parts.rows), gradients)
+    return replicas.read_together(model.get_metrics_result)
+
+
+def _gradients_of_share(
+    model: keras.Model,
+    replicas: Replicas,
+    denominators: list[tf.Tensor],
+    all_rows: tf.Tensor,
+    data: Any,
+) -> tuple[list[Any], tf.Tensor]:
+    """Gradients of this part's share; the share itself, then that of each loss."""
+    rows = empty.rows_of(data)
+    part = Part(rows, all_rows, denominators, may_be_empty=tf.executing_eagerly())
+    with tf.GradientTape() as tape:
+        loss = _loss_of_part(model, part, data, training=True)
+        scaled = scaled_loss(model, replicas, loss)
+    y_pred = empty.without_it(part.y_pred, rows) if part.may_be_empty else part.y_pred
+    _update_metrics(model, replicas, part, data, y_pred)
+    dtype = reduce.accumulator_dtype(loss, *part.shares)
+    shares = [tf.cast(share, dtype) for share in [loss, *part.shares]]
+    gradients, _ = gradients_of(model, tape, scaled, [])
+    return of_rows(part, gradients), tf.stack(shares)
+
+
+def _loss_of_part(
+    model: keras.Model, part: Part, data: Any, *, training: bool
+) -> tf.Tensor:
+    """The loss of a part, of which only an eager one may be of no rows."""
+    x, y, sample_weight = empty.with_a_row(data) if part.may_be_empty else data
+    part.inputs = keras.tree.flatten((x, y, sample_weight))
+    with during(part):
+        part.y_pred = predictions(model, part, x, training=training)
+        return model._compute_loss(x, y, part.y_pred, sample_weight, training=training)
+
+
+def _update_metrics(
+    model: keras.Model, replicas: Replicas, part: Step, data: Any, y_pred: Any
+) -> None:
+    x, y, sample_weight = data
+    weigh_scalar_metrics(model, replicas)
+    with during(part):
+        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _apply_sums(model: keras.Model, step: Step, gradients: list[Any]) -> None:
+    pairs = zip(gradients, model.trainable_weights, strict=True)
+    apply(model, step, [sparse.shaped(g, v) for g, v in pairs])

@@ -1,0 +1,163 @@
+"""Losses and metrics in a step of a prepared model of tf-keras (Keras 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import ArgumentError
+from distloss._formula import denominators, reduce
+from distloss._formula.denominators import Part, Step
+from distloss._prepare import microbatches
+from distloss.replicas import Replicas
+
+
+class WholeStep(Step):
+    """A step of all local rows at once.
+
+    Attributes:
+      trains: whether gradients are taken.
+      may_be_empty: whether other replicas may have the rows, and this one none.
+      kept: variables, with the values that they have again where there are no rows.
+    """
+
+    def __init__(self, data: Any, *, trains: bool) -> None:
+        super().__init__(microbatches.cut(data, 1).rows)
+        self.trains = trains
+        self.may_be_empty = False
+        self.kept: list[tuple[Any, tf.Tensor]] = []
+
+
+def compute_loss(  # noqa: PLR0913
+    model: Any,
+    replicas: Replicas,
+    x: Any = None,
+    y: Any = None,
+    y_pred: Any = None,
+    sample_weight: Any = None,
+) -> Any:
+    """What `compute_loss` of tf-keras does, with added losses as shares."""
+    step = denominators.current_step()
+    if step is None:
+        return type(model).compute_loss(model, x, y, y_pred, sample_weight)
+    is_alone = y is None or not _losses_of(model)
+    losses = [_weighed(step, loss, replicas, is_alone) for loss in model.losses]
+    are_numbers = all(loss.shape.rank == 0 for loss in losses)
+    # An added loss alone has no rows for its tracker, to which it is then 0.
+    counted = model.compiled_loss.metrics if is_alone and are_numbers else []
+    step.in_loss = True
+    try:
+        return model.compiled_loss(
+            y, y_pred, sample_weight, regularization_losses=losses
+        )
+    finally:
+        step.in_loss = False
+        _restore(step, counted)
+
+
+def _losses_of(model: Any) -> list[Any]:
+    losses = tf.nest.flatten(model.compiled_loss._user_losses)
+    return [loss for loss in losses if loss is not None]
+
+
+def _weighed(
+    step: Step, loss: tf.Tensor, replicas: Replicas, is_alone: bool
+) -> tf.Tensor:
+    """An added loss, a mean over local rows, as a share of that over all rows.
+
+    tf-keras divides it by the replicas, and its loss tracker weighs it by rows, but not
+    where there are no other losses.
+    """
+    is_part = isinstance(step, Part)
+    # tf-keras marks so what it gets from a callable, such as a weight regulariser
+    is_of_weights = getattr(loss, "_unconditional_loss", False)
+    # where a replica without rows has no gradient, others have its part of the loss
+    if is_of_weights and not (is_part or getattr(step, "may_be_empty", False)):
+        return loss
+    count = replicas.count_as(loss.dtype)
+    if loss.shape.rank != 0:
+        _refuse_values_in_parts(loss, is_part)
+        # tf-keras takes the gradient of their sum, and reports the mean of all
+        return reduce.value_with_gradient_of(count * loss, loss)
+    loss = tf.where(step.rows > 0, loss, tf.zeros_like(loss))  # the mean of none is NaN
+    if not (is_part or is_alone or getattr(step, "trains", False)):
+        return loss  # only gradients need the rows of others
+    share = _share_of_rows(step, replicas)
+    weighed = loss * count * tf.cast(share, loss.dtype)
+    if is_part or is_alone:
+        return weighed
+    return reduce.value_with_gradient_of(weighed, loss)
+
+
+def _refuse_values_in_parts(loss: tf.Tensor, is_part: bool) -> None:
+    if is_part:
+        raise ArgumentError(
+            "Expected layers that add one number, the mean over their rows. Got "
+            f"add_loss of a tensor of shape {loss.shape}, of which tf-keras takes the "
+            "sum. Add tf.reduce_mean of it, or use microbatches=1."
+        )
+
+
+def _restore(step: Step, counted: list[Any]) -> None:
+    """Gives variables their values again where there are no rows; not of `counted`."""
+    spared = {id(variable) for metric in counted for variable in metric.variables}
+    for variable, value in getattr(step, "kept", []):
+        if id(variable) not in spared:
+            now = tf.identity(variable)
+            variable.assign(tf.where(step.rows > 0, now, value))
+
+
+def update_metrics(
+    container: Any,
+    replicas: Replicas,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any = None,
+) -> None:
+    """What the container does, by rows where a metric is a number and not of rows."""
+    step = denominators.current_step()
+    update = functools.partial(type(container).update_state, container)
+    if not (isinstance(step, WholeStep) and step.may_be_empty):
+        update(y_true, y_pred, sample_weight)
+        return
+    metrics = container.metrics
+    kept = [[(v, tf.identity(v)) for v in metric.variables] for metric in metrics]
+    with _numbers_noted(metrics) as are_numbers:
+        update(y_true, y_pred, sample_weight)
+    for metric, pairs in zip(metrics, kept, strict=True):
+        share = _share_of_rows(step, replicas) if id(metric) in are_numbers else 1.0
+        for variable, old in pairs:
+            added = tf.identity(variable) - old
+            new = old + tf.cast(share, added.dtype) * added
+            variable.assign(tf.where(step.rows > 0, new, old))
+
+
+def _share_of_rows(step: Step, replicas: Replicas) -> tf.Tensor:
+    if step.all_rows is None:
+        step.all_rows = replicas.sum(step.rows, "rows")
+    return reduce.share(step.rows, step.all_rows)
+
+
+@contextlib.contextmanager
+def _numbers_noted(metrics: list[Any]) -> Iterator[set[int]]:
+    """While metrics are updated, those whose function gives a number: their ids."""
+    found: set[int] = set()
+    functions = [(m, m._fn) for m in metrics if hasattr(m, "_fn")]
+    for metric, function in functions:
+        metric._fn = functools.partial(_noted, function, found, id(metric))
+    try:
+        yield found
+    finally:
+        for metric, function in functions:
+            metric._fn = function
+
+
+def _noted(function: Any, found: set[int], key: int, *args: Any, **kwargs: Any) -> Any:
+    values = function(*args, **kwargs)
+    if tf.convert_to_tensor(values).shape.rank == 0:
+        found.add(key)
+    return values

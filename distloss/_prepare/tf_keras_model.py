@@ -1,0 +1,114 @@
+"""`prepare` for a compiled model of tf-keras (Keras 2)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import ArgumentError, ContextError
+from distloss._keras.model_hooks import Hook
+from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
+from distloss._prepare.tf_keras_steps import (
+    are_distributed,
+    is_distributed,
+    test_step,
+    train_step,
+    train_step_in_parts,
+)
+from distloss.losses.global_loss import to_compile
+from distloss.losses.tf_keras import distributed_loss
+from distloss.optimizers import DistributedOptimizer
+from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
+
+OWN_METHODS = ("train_step", "test_step", "compute_loss")
+
+
+def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
+    """`model`, of which each batch makes one update, as `distloss.prepare` says."""
+    check_model(model)
+    _check_replicas(replicas_or_current_strategy(replicas))
+    _check_scope(model)
+    with model.distribute_strategy.scope():
+        _wrap_losses(model, replicas)
+        if not is_distributed(model.optimizer):
+            model.optimizer = DistributedOptimizer(model.optimizer, replicas=replicas)
+    _override_methods(model, replicas_or_current_strategy(replicas), parts)
+    model._reset_compile_cache()  # functions that hold what was
+    return model
+
+
+def check_model(model: Any) -> None:
+    """Raises ArgumentError where `model` is not as tf-keras compiles it."""
+    if not (model._is_compiled and model.optimizer):
+        raise ArgumentError(
+            "Expected a compiled model, with a loss and an optimizer to wrap. Got "
+            f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
+            "before distloss.prepare(model)."
+        )
+    keras_model = importlib.import_module("tf_keras").Model
+    for name in OWN_METHODS:
+        is_own = getattr(type(model), name) is not getattr(keras_model, name)
+        if is_own or not isinstance(vars(model).get(name, Hook(len)), Hook):
+            raise ArgumentError(
+                f"Expected a model with the {name} of Keras. Got model {model.name!r} "
+                f"of {type(model).__name__} with its own {name}, whose losses prepare "
+                "cannot see. Compile it with distloss.DistributedLoss and distloss."
+                "DistributedOptimizer instead, or use distloss.mean_share in it."
+            )
+
+
+def _check_replicas(replicas: Replicas) -> None:
+    if not replicas.keras_sums_metrics:
+        raise ArgumentError(
+            "Expected the replicas of a tf.distribute strategy, over which tf-keras "
+            f"sums metrics. Got replicas={replicas!r}. Compile the model with distloss."
+            "DistributedLoss and distloss.DistributedOptimizer, both with these "
+            "replicas, or prepare a model of Keras 3."
+        )
+
+
+def _check_scope(model: Any) -> None:
+    own, current = model._distribution_strategy, current_strategy()
+    if current is not None and current is not own:
+        raise ContextError(
+            "Expected a model that was made and compiled in the scope of the strategy "
+            f"that it trains with. Got model {model.name!r}, which was made outside "
+            "it. Call the function that makes and compiles it inside "
+            "`with strategy.scope():`."
+        )
+
+
+def _wrap_losses(model: Any, replicas: Replicas | None) -> None:
+    container = model.compiled_loss
+    losses = container._user_losses
+    if losses is None or are_distributed(losses):
+        return
+    distribute = functools.partial(distributed_loss, replicas=replicas)
+    wrap = functools.partial(to_compile, wrap=distribute)
+    model.compiled_loss = type(container)(
+        tf.nest.map_structure(wrap, losses),
+        container._user_loss_weights,
+        output_names=model.output_names,
+    )
+
+
+def _override_methods(model: Any, replicas: Replicas, parts: int) -> None:
+    if parts == 1:
+        model.train_step = Hook(train_step, model)
+    else:
+        model.train_step = Hook(train_step_in_parts, model, replicas, parts)
+    model.test_step = Hook(test_step, model)
+    model.compute_loss = Hook(compute_loss, model, replicas)
+    if model.compiled_metrics:
+        update = Hook(update_metrics, model.compiled_metrics, replicas)
+        model.compiled_metrics.update_state = update
+    model._get_compile_args = Hook(_compile_args, model)
+
+
+def _compile_args(model: Any, user_metrics: bool = True) -> Any:
+    """What files in the format of HDF5 hold: the losses as they were compiled."""
+    arguments = type(model)._get_compile_args(model, user_metrics)
+    return {**arguments, "loss": model.loss}

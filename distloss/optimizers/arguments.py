@@ -1,0 +1,83 @@
+"""The arguments of a `DistributedOptimizer`, checked."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, NamedTuple
+
+import keras
+
+from distloss._errors import ArgumentError, ArgumentTypeError
+from distloss._formula import denominators
+from distloss.replicas import Replicas
+
+
+class Settings(NamedTuple):
+    """What a DistributedOptimizer was asked to do."""
+
+    replicas: Replicas | None
+    accumulation_steps: int
+    loss: Any
+
+
+def refuse_own_ways_in(keras_class: Any) -> None:
+    """Refuses a LossScaleOptimizer that sees gradients too early."""
+    for name in ("apply", "apply_gradients"):
+        of_keras = getattr(keras.optimizers.LossScaleOptimizer, name)
+        if getattr(keras_class, name) is not of_keras:
+            raise ArgumentTypeError(
+                f"Expected a LossScaleOptimizer with the {name} of Keras around a "
+                f"DistributedOptimizer. Got {keras_class.__name__} with its own, which "
+                "sees gradients before they are summed over replicas. Give "
+                f"{keras_class.__name__}(...) to DistributedOptimizer, and not the "
+                "other way round."
+            )
+
+
+def refuse_horovods_own(optimizer: Any) -> None:
+    """Refuses an optimizer that Horovod has distributed."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(inner, "_allreduce_grads"):
+        raise ArgumentTypeError(
+            "Expected an optimizer that Horovod has not wrapped. Got "
+            f"hvd.DistributedOptimizer ({type(inner).__name__}): with Keras 3 it never "
+            "reduces gradients and says nothing, so that each process trains a model "
+            "of its own (https://github.com/horovod/horovod/issues/4290). Give the "
+            "optimizer inside it to distloss.DistributedOptimizer(optimizer, replicas="
+            "distloss.HorovodReplicas())."
+        )
+
+
+def checked_steps(steps: Any) -> int:
+    """A number of batches per update."""
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
+        raise ArgumentTypeError(
+            "Expected accumulation_steps= to be a number of batches, an int. Got "
+            f"accumulation_steps={steps!r} of type {type(steps).__name__}."
+        )
+    if steps < 1:
+        raise ArgumentError(
+            "Expected accumulation_steps= to be at least 1 batch per update. Got "
+            f"accumulation_steps={steps}."
+        )
+    return int(steps)
+
+
+def check_loss(settings: Settings) -> None:
+    """Refuses a loss whose batches have no weight."""
+    loss = settings.loss
+    if loss is None and settings.accumulation_steps == 1:
+        return
+    if not isinstance(loss, denominators.Announces):
+        raise ArgumentTypeError(
+            "Expected loss= to be the distloss.DistributedLoss whose gradients are "
+            f"accumulated: batches weigh by its denominator. Got loss={loss!r} of type "
+            f"{type(loss).__name__}. For several losses use distloss.prepare(model, "
+            "microbatches=...), which cuts each batch into parts."
+        )
+    if loss.global_reduction in ("sum", "none"):
+        raise ArgumentError(
+            "Expected loss= to have a denominator by which batches weigh. Got "
+            f"reduction={loss.global_reduction!r}. Use a mean, or distloss.prepare("
+            "model, microbatches=...), which cuts each batch into parts."
+        )

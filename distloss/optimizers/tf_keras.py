@@ -1,0 +1,138 @@
+"""The optimizer of tf-keras (Keras 2) that sums over replicas first."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from typing import Any
+
+from distloss._errors import ArgumentError, ArgumentTypeError
+from distloss._formula import denominators, empty, sparse
+from distloss.optimizers.monitor import Monitor
+from distloss.replicas import Replicas, replicas_or_current_strategy
+
+
+class _Thread(threading.local):
+    holder: Any = None  # the optimizer whose gradients were summed
+
+
+_thread = _Thread()
+
+
+class SumsFirst:
+    """A tf-keras optimizer whose gradients are summed over `Replicas`.
+
+    tf-keras aggregates before it clips and looks for overflow, in this method:
+    https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/optimizers/optimizer.py
+    """
+
+    _distloss_replicas: Replicas | None
+    monitor: Monitor | None = None  # where what steps are like is noted
+
+    def apply_gradients(
+        self, grads_and_vars: Any, name: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What the rule makes of the sums, which it also sees if it overrides this."""
+        pairs = list(grads_and_vars)
+        is_done = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
+            "experimental_aggregate_gradients", True
+        )
+        has_any = any(gradient is not None for gradient, _ in pairs)
+        # The name only where it was given, for an override may not take one.
+        given = (name, *args) if args or name is not None else ()
+        parent: Any = super()
+        if args or is_done or not has_any or _thread.holder is self:
+            return parent.apply_gradients(pairs, *given, **kwargs)
+        sums = iter(self.aggregate_gradients(pairs))
+        pairs = [pair if pair[0] is None else next(sums) for pair in pairs]
+        outer, _thread.holder = _thread.holder, self
+        try:
+            return parent.apply_gradients(pairs, *given, **kwargs)
+        finally:
+            _thread.holder = outer
+
+    def aggregate_gradients(self, grads_and_vars: Any) -> list[Any]:
+        """The pairs that have a gradient, with the sums of these."""
+        pairs = [pair for pair in grads_and_vars if pair[0] is not None]
+        if _thread.holder is self:
+            return pairs
+        if not pairs:  # which tf-keras refuses
+            return list(grads_and_vars)
+        replicas = replicas_or_current_strategy(self._distloss_replicas)
+        name = f"gradients_{type(self).__bases__[1].__name__}"
+        local = [sparse.shaped(*pair) for pair in pairs]
+        step = denominators.current_step()
+        if step is not None and replicas.count() > 1:
+            local = empty.zeros_without_rows(local, step.rows)
+        # tf-keras adds slices up too, but after it has clipped them
+        sums = sparse.added_up(replicas.sum_gradients(local, name))
+        if self.monitor is not None:
+            self.monitor.note(sums, 1.0)  # a LossScaleOptimizer has unscaled them
+        return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
+
+    _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
+
+
+def distributed_optimizer(
+    optimizer: Any, replicas: Replicas | None, accumulation_steps: int
+) -> Any:
+    """An optimizer of the same class and state that sums over `replicas` first."""
+    replicas_or_current_strategy(replicas)  # refuses what is none
+    if accumulation_steps != 1:
+        raise ArgumentError(
+            "Expected accumulation_steps=1 with an optimizer of tf-keras. Got "
+            f"accumulation_steps={accumulation_steps}. Use distloss.prepare(model, "
+            "microbatches=...), which cuts each batch into parts, or a Keras 3 "
+            "optimizer."
+        )
+    optimizer = _found(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
+        _refuse_own_apply_gradients(type(optimizer))
+        optimizer._optimizer = distributed_optimizer(inner, replicas, 1)
+        return optimizer
+    keras_class: Any = type(optimizer)
+    made: Any = object.__new__(_class_of(keras_class))
+    vars(made).update(vars(optimizer))
+    vars(made)["_distloss_replicas"] = replicas
+    return made
+
+
+def _refuse_own_apply_gradients(scaled_class: Any) -> None:
+    if not scaled_class.apply_gradients.__module__.startswith("tf_keras."):
+        raise ArgumentTypeError(
+            "Expected a LossScaleOptimizer with the apply_gradients of tf-keras. Got "
+            f"{scaled_class.__name__} with its own, which sees gradients before they "
+            "are summed over replicas. Move what it does into the inner optimizer."
+        )
+
+
+def _found(optimizer: Any) -> Any:
+    optimizers = importlib.import_module("tf_keras").optimizers
+    bases = (optimizers.Optimizer, optimizers.legacy.Optimizer)
+    if not isinstance(optimizer, (str, dict, *bases)):
+        raise ArgumentTypeError(
+            "Expected optimizer= to be a tf_keras.optimizers.Optimizer or an "
+            f"identifier such as 'adam'. Got optimizer={optimizer!r} of type "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    try:
+        return optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            "Expected the name or config of an optimizer that tf_keras.optimizers.get "
+            f"knows, such as 'adam'. Got optimizer={optimizer!r}."
+        ) from error
+
+
+@functools.cache
+def _class_of(keras_class: Any) -> Any:
+    if issubclass(keras_class, SumsFirst):
+        raise ArgumentTypeError(
+            f"Expected an optimizer to wrap. Got {keras_class.__name__}, distributed "
+            "already: its gradients would be summed twice. Use it as it is."
+        )
+    # Under the address of the class that was wrapped, as which tf-keras saves it.
+    address = {"__module__": keras_class.__module__}
+    return type(keras_class.__name__, (SumsFirst, keras_class), address)

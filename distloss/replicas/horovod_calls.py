@@ -1,0 +1,163 @@
+"""What Horovod is asked for: its module, and its collectives by name."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import re
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import (
+    ContextError,
+    HorovodMissingError,
+)
+
+
+def horovod() -> Any:
+    """`horovod.tensorflow`, initialized.
+
+    Raises:
+      HorovodMissingError: it is not installed.
+      ContextError: `hvd.init()` was not called.
+    """
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise HorovodMissingError(
+            "Expected Horovod, since replicas=distloss.HorovodReplicas(). Got "
+            f"{error!r}. Build it with scripts/install_horovod of distloss, or train "
+            "without it: replicas=None."
+        ) from error
+    if not hvd.is_initialized():
+        raise ContextError(
+            "Expected Horovod to be initialized, since "
+            "replicas=distloss.HorovodReplicas(). Got hvd.is_initialized()=False. Call "
+            "hvd.init() of horovod.tensorflow at the start of the program."
+        )
+    return hvd
+
+
+def process_set_of(ranks: tuple[int, ...]) -> Any:
+    """The process set of these ranks, which Horovod must know."""
+    hvd = horovod()
+    known = hvd.mpi_ops._basics._get_process_set_ids_and_ranks()
+    for set_id, set_ranks in known.items():
+        if tuple(set_ranks) == ranks:
+            found = hvd.mpi_ops._temp_process_set_object(set_id)
+            found.ranks = set_ranks
+            return found
+    raise ContextError(
+        f"Expected a process set that Horovod knows. Got ranks {list(ranks)}; it knows "
+        f"{list(known.values())}. Pass the set to hvd.init(process_sets=[...])."
+    )
+
+
+# The collectives: (tensors, name, **settings) -> tensors. They read `horovod` when
+# called, so that a process without it can import this file.
+
+
+def _among(set_id: int) -> dict[str, Any]:
+    """What each collective is told: who takes part, and that its name is whole."""
+    process_set = horovod().mpi_ops._temp_process_set_object(set_id)
+    return {"process_set": process_set, "ignore_name_scope": True}
+
+
+def all_reduce(
+    tensors: list[tf.Tensor], name: str, *, set_id: int, op: str, compression: str
+) -> list[tf.Tensor]:
+    """The sum over the processes."""
+    hvd = horovod()
+    sizes = [tensor.shape.num_elements() or sys.maxsize for tensor in tensors]
+    smallest = sizes.index(min(sizes))  # one that varies keeps the group from folding
+    return hvd.grouped_allreduce(
+        [_not_constant(t) if i == smallest else t for i, t in enumerate(tensors)],
+        op=getattr(hvd, op),
+        name=name,
+        compression=getattr(hvd.Compression, compression),
+        **_among(set_id),
+    )
+
+
+def all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.Tensor]:
+    """The rows of all processes, one after the other."""
+    return [
+        horovod().allgather(_not_constant(tensor), f"{name}_{i}", **_among(set_id))
+        for i, tensor in enumerate(tensors)
+    ]
+
+
+def broadcast(
+    tensors: list[tf.Tensor], name: str, *, set_id: int, root_rank: int
+) -> list[tf.Tensor]:
+    """What one process has, on all."""
+    return [
+        horovod().broadcast(tensor, root_rank, f"{name}_{i}", **_among(set_id))
+        for i, tensor in enumerate(tensors)
+    ]
+
+
+SENT = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.bool, tf.uint8)
+
+
+@tf.autograph.experimental.do_not_convert
+def run_named(
+    collective: Callable[..., list[tf.Tensor]],
+    name: str,
+    tensors: list[tf.Tensor],
+    **settings: Any,
+) -> list[tf.Tensor]:
+    """`collective` of `tensors`, under a name that is the same on all processes."""
+    # hvd.elastic looks for this word in errors to know that a process has gone.
+    name = re.sub(r"[^A-Za-z0-9_]", "_", f"distloss_HorovodAllreduce_{name}")
+    name = f"{name}_{settings['set_id']}"
+    if tf.executing_eagerly():
+        # Eager operations have no name, and Horovod would match them by order.
+        key = tuple(sorted(settings.items()))
+        return _function_of(collective, f"{name}_eager", key)(tensors)
+    return collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
+
+
+def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
+    """`tensor`, computed when the graph runs.
+
+    TensorFlow runs operations of constants while it improves a graph, and keeps what
+    came out: Horovod's collectives among them, which do not say that they are stateful.
+    https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
+    """
+    zero = tf.minimum(horovod().size_op(), 0)  # which is stateful
+    return tensor + tf.cast(zero, tensor.dtype)
+
+
+@functools.cache
+def _function_of(
+    collective: Callable[..., list[tf.Tensor]], name: str, settings: Any
+) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+    return tf.function(
+        lambda tensors: collective(tensors, name, **dict(settings)),
+        autograph=False,
+        reduce_retracing=True,
+    )
+
+
+_uses: Any = weakref.WeakKeyDictionary()
+
+
+def _uses_in_graph(name: str) -> int:
+    """How often `name` was used in the function being traced, before this time.
+
+    Two losses of a kind in one step then differ, and a function that is traced again
+    gets the names that it had.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    while (outer := getattr(graph, "outer_graph", None)) is not None:
+        if not outer.building_function:
+            break
+        graph = outer
+    uses = _uses.setdefault(graph, collections.Counter())
+    uses[name] += 1
+    return int(uses[name]) - 1

@@ -1,0 +1,321 @@
+"""Replicas of `tf.distribute`, and the one device that is its own replica."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import types
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distloss._errors import ArgumentTypeError, ContextError
+from distloss._keras import versions
+from distloss._types import Gradient
+from distloss.replicas.base import Replicas, without_result
+
+
+@keras.saving.register_keras_serializable("distloss")
+@dataclass(frozen=True)
+class OneDevice(Replicas):
+    """Nobody else shares the batch: local is global, and nothing is summed.
+
+    Example:
+      >>> from distloss import OneDevice, mean_share
+      >>> float(mean_share([2.0, 4.0], replicas=OneDevice()))
+      3.0
+    """
+
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
+        """`local` itself."""
+        return local
+
+    def reported(self, value: tf.Tensor) -> tf.Tensor:
+        """`value` itself."""
+        return value
+
+    def sum_gradients(
+        self, local: Sequence[Gradient], name: str = "gradients"
+    ) -> list[Gradient]:
+        """`local` itself.
+
+        Raises:
+          ContextError: under a strategy with several replicas: each would make an
+            update of its own, and their variables would drift apart.
+        """
+        replica_count = StrategyReplicas().count()
+        if replica_count > 1:
+            raise ContextError(
+                "Expected one replica, as replicas=distloss.OneDevice() says. Got a "
+                f"strategy of {replica_count} replicas, whose variables would drift "
+                "apart under gradients that nobody sums. Leave replicas= out."
+            )
+        return list(local)
+
+
+@keras.saving.register_keras_serializable("distloss")
+@dataclass(frozen=True)
+class StrategyReplicas(Replicas):
+    """The replicas in sync of the current `tf.distribute` strategy.
+
+    The strategy is looked up at each call and not kept: outside any strategy
+    there is one replica. Sums need replica context, that is the function given
+    to `strategy.run`; with one replica they need nothing.
+
+    Under `MultiWorkerMirroredStrategy` the replicas of all workers are counted.
+    TensorFlow matches their sums by order: all workers must run the same program, and
+    losses that one of them calls in another order are an error when the step runs.
+
+    Workers of a `ParameterServerStrategy` are not in sync. Each makes updates of its
+    own, each from one batch, so one replica is counted: a loss is divided by the
+    weight of that batch and by nothing else, however many workers there are.
+
+    Example:
+      >>> from distloss import StrategyReplicas
+      >>> StrategyReplicas().count()
+      1
+    """
+
+    def count(self) -> int:
+        """`num_replicas_in_sync` of the current strategy."""
+        return tf.distribute.get_strategy().num_replicas_in_sync
+
+    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
+        """The sum over replicas, by one collective; none for one replica.
+
+        Raises:
+          ContextError: there are several replicas, and this is not replica
+            context, or it is in a `tf.function` inside the replica function.
+          tf.errors.InvalidArgumentError: when run: other workers sum something else.
+        """
+        if self.count() == 1:
+            return local
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            return self._sum_while_keras_builds(local)
+        # A function argument has no device, and the collective then has "no
+        # destination"; the identity gives it one.
+        with _added_losses_kept(), _in_graph_of_replica():
+            if _has_several_workers():
+                return self._sum_of_the_same(tf.identity(local), name, context)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
+
+    def _sum_of_the_same(self, local: tf.Tensor, name: str, context: Any) -> tf.Tensor:
+        # Workers are matched by the order of their collectives: what one worker sums
+        # in another order would be added up crosswise. So the name goes along.
+        code = tf.constant(zlib.crc32(name.encode()) % 4096, local.dtype)
+        coded = tf.concat([tf.reshape(local, [-1]), [code]], 0)
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, coded)
+        is_same = tf.debugging.assert_equal(
+            sums[-1],
+            code * self.count_as(code.dtype),
+            f"Expected all workers to sum {name} now. Got other names from others, "
+            "since they call losses in another order. Run the same program on all.",
+        )
+        with tf.control_dependencies([is_same]):
+            return tf.reshape(sums[:-1], tf.shape(local))
+
+    def _sum_while_keras_builds(self, local: tf.Tensor) -> tf.Tensor:
+        # Keras builds a model's loss in cross-replica context from symbolic
+        # tensors, for their shapes only (`_symbolic_build`): any value will do.
+        if versions.in_symbolic_scope():
+            return local
+        raise self._not_in_replica_context()
+
+    def _not_in_replica_context(self) -> ContextError:
+        return ContextError(
+            f"A sum over {self.count()} replicas must be called in replica context, "
+            "inside the function given to strategy.run(...). It was called in "
+            "cross-replica context, where each replica's part is out of reach. Move "
+            "the call into the replica function, or, if this tensor is the whole "
+            "batch, pass replicas=distloss.OneDevice()."
+        )
+
+    def reported(self, value: tf.Tensor) -> tf.Tensor:
+        """`value / N`, since `strategy.reduce("SUM", ...)` and Keras give N times it.
+
+        Loss trackers of Keras before 3.8 do not: they get `value`.
+        """
+        if versions.is_read_by_trackers_that_do_not_multiply():
+            return value
+        return value / self.count_as(value.dtype)
+
+    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+        """`share`, which adds up to the value; N times it for such loss trackers."""
+        if versions.is_read_by_trackers_that_do_not_multiply():
+            return share * self.count_as(share.dtype)
+        return share
+
+    def sum_gradients(
+        self, local: Sequence[Gradient], name: str = "gradients"
+    ) -> list[Gradient]:
+        """The sums over replicas; TensorFlow packs a list into one collective.
+
+        Raises:
+          ContextError: there are several replicas, and this is not replica
+            context.
+        """
+        sums = list(local)
+        if self.count() == 1:
+            return sums
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+        for dtype in dict.fromkeys(g.dtype for g in local):  # a pack has one dtype
+            at = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
+            packed = [tf.identity(local[i]) for i in at]  # as in `sum`
+            with _in_graph_of_replica():
+                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+            for i, gradient in zip(at, summed, strict=True):
+                sums[i] = gradient
+        return sums
+
+    def read_together(self, read: Callable[[], Any]) -> Any:
+        """As the base class says; of one process, outside any replica."""
+        context = tf.distribute.get_replica_context()
+        in_one_process = isinstance(current_strategy(), tf.distribute.MirroredStrategy)
+        if context is None or not in_one_process or self.count() == 1:
+            return read()
+        return context.merge_call(lambda _strategy: read())
+
+    def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
+        """As the base class says; needs replica context.
+
+        Raises:
+          ContextError: not replica context, or under a ParameterServerStrategy.
+        """
+        if isinstance(current_strategy(), tf.distribute.ParameterServerStrategy):
+            raise ContextError(
+                "Expected replicas that take their steps together, to accumulate over "
+                "several of them. Got a ParameterServerStrategy, whose workers would "
+                "add to one window, each at its own time. Leave out accumulation_steps="
+                ", or use another strategy."
+            )
+        needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
+        if self.count() == 1 or needs_no_merge():
+            super().call_if(condition, function)
+            return
+        # A collective may not sit in a tf.cond of a replica's own, but the replicas
+        # may be called from a tf.cond that they share, as LossScaleOptimizer does:
+        # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/optimizers/loss_scale_optimizer.py
+
+        def call_all(strategy: tf.distribute.Strategy, conditions: Any) -> None:
+            shared = strategy.experimental_local_results(conditions)[0]
+            on_all = functools.partial(
+                strategy.extended.call_for_each_replica, function
+            )
+            tf.cond(shared, without_result(on_all), tf.no_op)
+
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+        with _in_graph_of_replica():
+            context.merge_call(call_all, args=(condition,))
+
+
+@contextlib.contextmanager
+def _in_graph_of_replica() -> Iterator[None]:
+    """Says what to do where TensorFlow says that replicas cannot meet here.
+
+    They meet in the graph in which `strategy.run` was called; a `tf.function`, a
+    `tf.cond` or a `tf.while_loop` inside the replica function traces one of its own.
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/mirrored_run.py
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, ContextError) or "merge_call" not in str(error):
+            raise
+        raise ContextError(
+            "Expected a sum over replicas in the replica function itself. Got one in a "
+            "tf.function, tf.cond or tf.while_loop inside it, where this strategy "
+            "cannot sum. Take @tf.function (and jit_compile=True, which several "
+            "replicas can use on TPU only) off the inner function and put it around "
+            "strategy.run(...); call the loss or optimizer outside the tf.cond."
+        ) from error
+
+
+@contextlib.contextmanager
+def _added_losses_kept() -> Iterator[None]:
+    """Keeps what layers added with `add_loss` on this replica through a collective.
+
+    Replicas run as threads that take turns, and a collective in the middle of a step
+    passes the turn on. A layer has one list of added losses for all of them, cleared
+    when the next replica calls the model: when this replica goes on, its model.losses
+    would be those of another.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/layers/layer.py
+    """
+    kept = [(layer, layer._losses[:]) for layer in _layers_in_use()]
+    yield
+    for layer, losses in kept:
+        layer._losses[:] = losses
+
+
+def _layers_in_use() -> Iterator[keras.Layer]:
+    """Each layer that a function on this thread's stack, or its `self`, holds."""
+    seen: set[int] = set()
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        named = (frame.f_globals.get(name) for name in frame.f_code.co_names)
+        owned = getattr(frame.f_locals.get("self"), "__dict__", {})
+        for value in [*frame.f_locals.values(), *named, *owned.values()]:
+            if isinstance(value, keras.Layer) and id(value) not in seen:
+                layers = [x for x in value._flatten_layers() if id(x) not in seen]
+                seen.update(map(id, layers))
+                yield from layers
+        frame = frame.f_back
+
+
+def _has_several_workers() -> bool:
+    strategy = tf.distribute.get_strategy()
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
+
+
+def current_strategy() -> tf.distribute.Strategy | None:
+    """The strategy in whose scope this is called, or None outside any."""
+    return tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+
+
+def replicas_or_current_strategy(replicas: Replicas | None) -> Replicas:
+    """`replicas`, or the current strategy's when it is None.
+
+    Raises:
+      ArgumentTypeError: `replicas` is something else.
+      ContextError: it is None, and several Horovod processes run.
+    """
+    if replicas is None:
+        _refuse_silent_horovod()
+        return StrategyReplicas()
+    if not isinstance(replicas, Replicas):
+        raise ArgumentTypeError(
+            "Expected replicas= to say who shares the batch: distloss.OneDevice(), "
+            "distloss.StrategyReplicas(), distloss.HorovodReplicas() or None for the "
+            f"current strategy. Got replicas={replicas!r} of type "
+            f"{type(replicas).__name__}. Pass an instance of one of these; a strategy "
+            "is found by itself."
+        )
+    return replicas
+
+
+def _refuse_silent_horovod() -> None:
+    # Only looked at, never loaded: Horovod that is merely installed changes nothing.
+    hvd = sys.modules.get("horovod.tensorflow")
+    if hvd is not None and hvd.is_initialized() and hvd.size() > 1:
+        raise ContextError(
+            "Expected replicas= to say who shares the batch, since Horovod runs "
+            f"{hvd.size()} processes. Got replicas=None, which counts the rows of this "
+            "process alone. Pass replicas=distloss.HorovodReplicas(), or "
+            "distloss.OneDevice() if this process has the whole batch."
+        )

@@ -1,0 +1,43 @@
+"""The pytest plugin, in a pytest of its own."""
+
+import pathlib
+import subprocess
+import sys
+
+import builds
+
+TEST = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(builds.__file__).parent)!r})
+from builds import scalar_loss, raises
+from distloss.pytest_plugin import assert_same_gradient
+
+def test_wrong(assert_same_gradient):
+    assert_same_gradient(scalar_loss, replicas=(1, 2))
+
+def test_broken():
+    assert_same_gradient(raises, replicas=(1, 2))
+
+def test_replicas(virtual_replicas):
+    assert virtual_replicas(3).num_replicas_in_sync == 3
+"""
+
+
+def test_a_failure_is_the_finding_and_no_traceback(tmp_path):
+    (tmp_path / "test_it.py").write_text(TEST)
+    plugin = ["-p", "distloss.pytest_plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, "test_it.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    out = done.stdout
+    assert "2 failed, 1 passed" in out, out + done.stderr
+    assert "sum-of-means: The gradient is N times too large" in out
+    assert "scale 2, residual" in out
+    assert "could not be checked" in out
+    assert "KeyError" in out
+    assert "_audit/run.py" not in out

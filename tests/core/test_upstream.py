@@ -1,0 +1,191 @@
+"""What we rely on inside Keras and TensorFlow: these fail when upstream moves it."""
+
+import inspect
+import runpy
+
+import keras
+import pytest
+import tensorflow as tf
+from cases import KERAS, since_keras
+from keras.src.trainers.compile_utils import get_loss
+
+from distloss import DistlossError
+from distloss._keras import versions
+from distloss._keras.versions import in_symbolic_scope
+
+
+@since_keras(3, 5)
+def test_keras_builds_losses_in_symbolic_scope():
+    """replicas.StrategyReplicas takes no sum there."""
+    seen = []
+
+    def loss(y_true, y_pred):
+        seen.append(in_symbolic_scope())
+        return y_pred
+
+    spec = keras.KerasTensor((2, 1))
+    keras.src.backend.compute_output_spec(loss, spec, spec)
+    assert seen == [True]
+    assert not in_symbolic_scope()
+
+
+def test_keras_scales_reported_losses_by_the_number_of_replicas():
+    """replicas.StrategyReplicas.reported divides by it."""
+    from keras.src.backend.tensorflow import trainer
+
+    source = inspect.getsource(trainer.TensorFlowTrainer.train_step)
+    scales = "unscale_loss_for_distribution(loss)" in source
+    assert scales == versions.TRACKERS_MULTIPLY == (KERAS >= (3, 8))
+
+
+def test_crossentropy_is_chosen_by_shape():
+    """losses._crossentropy asks Keras."""
+    sparse = get_loss("crossentropy", tf.zeros((2,)), tf.zeros((2, 3)))
+    assert sparse.fn is keras.losses.sparse_categorical_crossentropy
+
+
+def test_keras_loss_classes_name_their_function():
+    """losses.DistributedLoss tells CTC and Circle by it."""
+    circle = "Circle" in vars(keras.losses)
+    assert circle == (KERAS >= (3, 7))
+    assert keras.losses.CTC().fn is keras.losses.ctc
+    assert keras.losses.CategoricalHinge().fn is keras.losses.categorical_hinge
+    if circle:
+        assert keras.losses.Circle().fn is keras.losses.circle
+        assert keras.losses.Dice(axis=(0, 1))._fn_kwargs["axis"] == (0, 1)
+
+
+def test_keras_marks_masks_on_tensors():
+    layer = keras.layers.Embedding(3, 2, mask_zero=True)
+    assert layer(tf.constant([[1, 0]]))._keras_mask.numpy().tolist() == [[True, False]]
+
+
+def test_autograph_raises_our_errors_as_they_are():
+    """By way of DistlossError.__init__."""
+
+    @tf.function
+    def fails():
+        raise DistlossError("said")
+
+    with pytest.raises(DistlossError, match="said"):
+        fails()
+
+
+def test_keras_keeps_added_losses_in_a_list_per_layer():
+    """replicas.strategy._added_losses_kept puts them back after a collective."""
+
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_sum(x))
+            return x
+
+    layer = Adds()
+    model = keras.Sequential([keras.Input((1,)), layer])
+    model(tf.ones((2, 1)))
+    assert [float(loss) for loss in layer._losses] == [2.0]
+    assert layer in model._flatten_layers()
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (
+            keras.optimizers.Optimizer,
+            "_all_reduce_sum_gradients _check_variables_are_known _get_variable_index "
+            "_backend_update_step _overwrite_model_variables_with_average_value "
+            "_backend_apply_gradients _filter_empty_gradients",
+        ),
+        (
+            keras.optimizers.LossScaleOptimizer,
+            "_tf_apply _stateful_handle_finite_grads",
+        ),
+        (
+            keras.Model,
+            "train_step test_step compute_loss _symbolic_build get_compile_config "
+            + "_compute_loss _maybe_symbolic_build " * (KERAS >= (3, 5))
+            + "_aggregate_additional_loss" * (KERAS >= (3, 8)),
+        ),
+    ],
+)
+def test_keras_has_the_methods_that_we_override_or_call(owner, names):
+    """optimizers and _prepare; that Keras calls them is shown by their own tests."""
+    assert [name for name in names.split() if not hasattr(owner, name)] == []
+
+
+def test_keras_steps_call_the_methods_that_prepare_overrides():
+    from keras.src.backend.tensorflow import trainer
+    from keras.src.trainers import trainer as base_trainer
+
+    step = inspect.getsource(trainer.TensorFlowTrainer.train_step)
+    assert ("self._compute_loss(" in step) == (KERAS >= (3, 4))
+    assert "self._loss_tracker.update_state(" in step
+    loss = inspect.getsource(base_trainer.Trainer.compute_loss)
+    assert ("self._aggregate_additional_loss(loss)" in loss) == (KERAS >= (3, 8))
+    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    assert ("self._maybe_symbolic_build(iterator=" in fit) == (KERAS >= (3, 5))
+
+
+def test_bare_optimizers_sum_gradients_where_replicas_have_not_met_since_3_5():
+    """replicas that each update alone drift apart: see test_optimizers."""
+    source = inspect.getsource(keras.optimizers.Optimizer._backend_update_step)
+    sums = "self._all_reduce_sum_gradients(" in source
+    assert sums == versions.OPTIMIZERS_SUM == (KERAS >= (3, 5))
+
+
+def test_metrics_add_up_their_replicas_since_3_10(four):
+    """versions.sum_on_read does it before."""
+    with four.scope():
+        total = keras.metrics.Mean().total.value
+    on_read = total.synchronization == tf.VariableSynchronization.ON_READ
+    assert on_read == versions.METRICS_SUM_ON_READ == (KERAS >= (3, 10))
+
+
+def test_keras_averages_over_workers_along_an_axis_that_numbers_lack():
+    """_prepare gives them one; it also asks Keras whether there are several workers."""
+    from keras.src.backend.tensorflow import trainer
+
+    source = inspect.getsource(trainer.reduce_per_replica)
+    assert 'strategy.reduce("MEAN", v, axis=0)' in source
+    assert not trainer._collective_all_reduce_multi_worker(tf.distribute.get_strategy())
+
+
+def test_keras_adds_to_a_variable_by_assigning_it():
+    """metrics._add does not."""
+    assert "assign(self + value)" in inspect.getsource(keras.Variable.assign_add)
+
+
+def test_keras_optimizers_keep_their_variables_where_we_copy_them():
+    """optimizers.keras3._state_of gives the wrapped one containers of its own."""
+    optimizer = keras.optimizers.Adam()
+    assert list(optimizer._tracker.config) == ["variables"]
+    assert optimizer._tracker.config["variables"][1] is optimizer._variables
+    assert set(optimizer._tracker.stored_ids) == {"variables"}
+
+
+def test_keras_keeps_what_a_model_was_compiled_with():
+    """_prepare wraps it again."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", ["mse"], loss_weights=[2.0])
+    loss = model._compile_loss
+    assert (loss._user_loss, loss._user_loss_weights) == (["mse"], [2.0])
+    assert model._compile_config.config["optimizer"] is model.optimizer
+    assert model._distribute_strategy is None
+    assert model._call_has_training_arg
+    assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
+
+
+@since_keras(3, 5)
+def test_keras_averages_a_first_batch_over_replicas(four):
+    """Which fails where it splits unevenly; prepare mends it until it does not."""
+    with four.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    batch = tf.data.Dataset.from_tensor_slices((tf.ones((5, 1)),) * 2).batch(5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="AddN"):
+        model.fit(batch, shuffle=False, verbose=0)
+
+
+def test_a_keras_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.2.1")
+    with pytest.raises(DistlossError, match=r"Keras 3\.3 or newer\. Got .*3\.2\.1"):
+        runpy.run_path(versions.__file__)
