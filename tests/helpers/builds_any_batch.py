@@ -275,7 +275,7 @@ def ragged():
 def a_ragged_input():
     class Ragged(Loop):
         def __init__(self):
-            super().__init__()
+            super().__init__(keras.optimizers.SGD())  # linear in slices
             self.table = tf.Variable(np.eye(7, 3).astype("float32"))
             self.trainable_variables = [self.table, *self.trainable_variables]
 
@@ -300,7 +300,7 @@ TEXTS = np.array([["red green", "blue red red", "green"][i % 3] for i in range(R
 def texts():
     class Texts(Loop):
         def __init__(self):
-            super().__init__()
+            super().__init__(keras.optimizers.SGD())
             self.words = keras.layers.TextVectorization(output_sequence_length=4)
             self.words.adapt(TEXTS)
             self.table = tf.Variable(np.eye(8, 3).astype("float32"))
