@@ -59,7 +59,7 @@ RIGHT = [
 ]
 
 
-@pytest.mark.parametrize("name", some(RIGHT, 3))
+@pytest.mark.parametrize("name", some(RIGHT, 6))
 def test_what_is_right_agrees_whatever_its_batch(forked, name):
     report = distloss.audit(f"{BUILDS}:{name}", replicas=(1, 2))
     assert report.agrees, report.findings

@@ -56,7 +56,7 @@ def audited(name):
     return distloss.audit(f"{BUILDS}:{name}", replicas=(1, 2))
 
 
-@pytest.mark.parametrize("name", some(RIGHT, 3))
+@pytest.mark.parametrize("name", some(RIGHT, 6))
 def test_what_is_right_agrees(name, forked):
     assert audited(name).findings == ()
 

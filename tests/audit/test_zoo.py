@@ -71,7 +71,7 @@ def test_the_audit_names_the_bug(name, forked):
     assert ENTRIES[name].cause in {finding.cause for finding in report.findings}
 
 
-@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, mended_source), 3))
+@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, mended_source), 6))
 def test_what_is_mended_agrees(name, forked):
     assert audited(name, "mended").findings == ()
 

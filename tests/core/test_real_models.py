@@ -97,8 +97,10 @@ def test_a_causal_language_model_of_keras_hub_in_mixed_precision():
     exact = trained(
         lambda: language_model("float32"), strategy_of("none"), adamw, prepared=False
     )
-    # as near to one device in bfloat16 as that is to one device in float32
-    assert apart(four[1], one[1], one[0]) < apart(one[1], exact[1], one[0])
+    # Both round by themselves, as far from float32 as each other: such errors are
+    # independent, and add up by their squares.
+    rounding = apart(one[1], exact[1], one[0])
+    assert apart(four[1], one[1], one[0]) < 2**0.5 * rounding
 
 
 def cnn():
