@@ -173,7 +173,7 @@ class DistributedOptimizer(_KerasOptimizer):
         gradients, variables = zip(*pairs, strict=True)
         self._build_for(variables)
         self._step(self._apply_pairs, gradients, variables)
-        return self._iterations
+        return self.iterations
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Sum over replicas and update, as `keras.optimizers.Optimizer`.
