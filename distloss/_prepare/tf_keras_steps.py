@@ -54,8 +54,7 @@ def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
     """`data`, in which there is a row, of which no sum and no variable keeps anything.
 
     Its loss has no rows (`losses.tf_keras`), its gradients are zeros
-    (`optimizers.tf_keras`), and
-    variables are what they were.
+    (`optimizers.tf_keras`), and variables are what they were.
     """
     if not _may_be_empty(model, step):
         return data
