@@ -233,6 +233,20 @@ def keras_sample_weight(local: Weighted, replicas: Replicas) -> tf.Tensor:
     return tf.where(_are_shared(local.weights, local.elements), part_of_a_copy, weight)
 
 
+def weight_of(local: Weighted, reduction: str, replicas: Replicas) -> tf.Tensor | None:
+    """W_r of a `reduction` of Keras, a local float scalar; None where W is 1."""
+    if reduction == "sum":
+        return None
+    if reduction == "mean_with_sample_weight":
+        return keras_sample_weight(local, replicas)
+    return element_count(local)
+
+
+def sharing_of(local: Weighted, reduction: str) -> tf.Tensor | None:
+    """What `sharing_replicas` says, or None where W does not depend on it."""
+    return sharing_replicas(local) if reduction == "mean_with_sample_weight" else None
+
+
 def sharing_replicas(local: Weighted) -> tf.Tensor | None:
     """1 if this replica knows its weights to be those of all rows, else 0.
 
@@ -307,14 +321,14 @@ def counted_share(
     sums = replicas.sum(tf.stop_gradient(tf.stack(parts)), name)
     denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
     if sharing is not None:
-        denominator = _once(denominator, sums[2], replicas)
+        denominator = once(denominator, sums[2], replicas)
     reported = replicas.reported(share(sums[0], denominator))
     own_share = replicas.to_reduce(share(local_sum, denominator))
     value = value_with_gradient_of(own_share, reported)
     return Reduced(value, denominator)
 
 
-def _once(weight: tf.Tensor, sharing: tf.Tensor, replicas: Replicas) -> tf.Tensor:
+def once(weight: tf.Tensor, sharing: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     """`weight`, where some replicas know that they share weights: those counted once.
 
     These added their part of one copy, and each of the others a whole copy.

@@ -225,6 +225,10 @@ class Fused:
         wide = gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)
         return tf.math.scalar_mul(tf.cast(self.weight, dtype), wide)
 
+    def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
+        """`gradients`, weighed before, and the vector."""
+        return gradients, self.vector
+
     def divided(self, gradients: list[Any], sums: tf.Tensor) -> list[Any]:
         """Sums of weighed gradients, divided by the weight of all replicas.
 

@@ -6,8 +6,6 @@ local rows weighs by them; losses of single rows, which Keras adds up, are a sum
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -15,7 +13,7 @@ from distloss._errors import ArgumentError
 from distloss._formula import denominators, reduce
 from distloss._formula.denominators import Part, Step
 from distloss._keras import versions
-from distloss._prepare.layer_hooks import was_added
+from distloss._prepare.layer_hooks import comes_from, was_added
 from distloss.replicas import Replicas
 
 
@@ -103,7 +101,7 @@ def _is_of_rows(added: tf.Tensor, step: Step) -> bool:
     if length is None:
         return True
     rows = max(1, step.static_rows or 0)  # none compute with one
-    if step.static_rows is None or not _comes_from(added, step.inputs):
+    if step.static_rows is None or not comes_from(added, step.inputs):
         return False
     if length != rows and length % rows == 0:
         raise ArgumentError(
@@ -112,23 +110,6 @@ def _is_of_rows(added: tf.Tensor, step: Step) -> bool:
             "or means of features. Add a scalar, or reshape it to [rows, ...]."
         )
     return length == rows
-
-
-def _comes_from(tensor: Any, inputs: list[Any]) -> bool:
-    """Whether `tensor` was computed from one of `inputs`; eager ones do not tell."""
-    if tf.executing_eagerly():
-        return True
-    flat = tf.nest.flatten(inputs, expand_composites=True)
-    sources = {x.op for x in flat if tf.is_tensor(x)}
-    ahead, seen = [tensor.op], set()
-    while ahead:
-        operation = ahead.pop()
-        if operation in sources:
-            return True
-        if operation not in seen:
-            seen.add(operation)
-            ahead += [x.op for x in operation.inputs]
-    return False
 
 
 def _refuse_sums_over_rows(model: keras.Model) -> None:

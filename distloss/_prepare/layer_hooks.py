@@ -22,18 +22,16 @@ import tensorflow as tf
 
 from distloss._formula import denominators
 from distloss._formula.denominators import Step
+from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras.model_hooks import Hook
 
 
 def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> Any:
-    """`model(x)` in `step`; `model.losses` are then those of this replica."""
-    _hook_layers(model)
+    """`model(x)` in `step`, in which `model.losses` are those of this replica."""
+    hook_layers(model)
     given = {"training": training} if model._call_has_training_arg else {}
     with _watched_for_meetings(step):
-        y_pred = model(x, **given)
-    for layer, losses in step.added.items():
-        layer._losses[:] = losses
-    return y_pred
+        return model(x, **given)
 
 
 class _Inside:
@@ -85,16 +83,43 @@ def was_added(step: Step, loss: Any) -> bool:
     return any(loss is own for losses in step.added.values() for own in losses)
 
 
-def _hook_layers(model: keras.Model) -> None:
+def comes_from(tensor: Any, inputs: list[Any]) -> bool:
+    """Whether `tensor` was computed from one of `inputs`; eager ones do not tell."""
+    if tf.executing_eagerly():
+        return True
+    flat = tf.nest.flatten(inputs, expand_composites=True)
+    sources = {x.op for x in flat if tf.is_tensor(x)}
+    ahead, seen = [tensor.op], set()
+    while ahead:
+        operation = ahead.pop()
+        if operation in sources:
+            return True
+        if operation not in seen:
+            seen.add(operation)
+            ahead += [x.op for x in operation.inputs]
+    return False
+
+
+def hook_layers(model: keras.Model) -> None:
+    """Lets the layers of `model` keep apart what they do in steps of replicas."""
     for layer in model._flatten_layers():
         if not isinstance(layer.add_loss, Hook):
             layer.add_loss = Hook(_add_loss, layer)
+            layer._get_own_losses = Hook(_own_losses, layer)
+            layer._clear_losses = Hook(_clear_losses, layer)
         is_normalization = isinstance(layer, keras.layers.BatchNormalization)
         if is_normalization and not isinstance(layer._moments, Hook):
             layer._moments = Hook(_moments, layer)
     for variable in _averages_of_own_rows(model):
         if not isinstance(variable._direct_assign, Hook):
             variable._direct_assign = Hook(_assign, variable)
+
+
+def keep_without_rows(variables: list[Any]) -> None:
+    """Lets variables of metrics stay as they are on a replica without rows."""
+    for variable in variables:
+        if not isinstance(variable._direct_assign, Hook):
+            variable._direct_assign = Hook(_assign_metric, variable)
 
 
 def _averages_of_own_rows(model: keras.Model) -> list[Any]:
@@ -116,12 +141,44 @@ def _add_loss(layer: keras.Layer, loss: Any) -> None:
         step.added.setdefault(layer, []).extend(keras.tree.flatten(loss))
 
 
+def _own_losses(layer: keras.Layer) -> list[Any]:
+    step = denominators.current_step()
+    if step is None:
+        return type(layer)._get_own_losses(layer)
+    return list(step.added.get(layer, []))
+
+
+def _clear_losses(layer: keras.Layer) -> None:
+    type(layer)._clear_losses(layer)
+    step = denominators.current_step()
+    if step is not None:
+        step.added.pop(layer, None)
+
+
 def _assign(variable: keras.Variable, value: Any) -> None:
     step = denominators.current_step()
-    if step is not None and step.may_be_empty and not step.in_loss:
-        own = tf.convert_to_tensor(variable.value)
-        value = tf.where(step.rows > 0, tf.cast(value, own.dtype), own)
+    if step is not None and step.may_be_empty and _is_of_its_rows(value, step):
+        value = _or_as_it_is(variable, value, step)
     type(variable)._direct_assign(variable, value)
+
+
+def _assign_metric(variable: keras.Variable, value: Any) -> None:
+    step = denominators.current_step()
+    if isinstance(step, RowWeightedStep) and step.may_be_empty:
+        value = _or_as_it_is(variable, value, step)
+    type(variable)._direct_assign(variable, value)
+
+
+def _is_of_its_rows(value: Any, step: Step) -> bool:
+    """Whether a replica's rows made `value`, and not weights, which all share."""
+    if isinstance(step, RowWeightedStep):
+        return comes_from(tf.convert_to_tensor(value), step.inputs)
+    return not step.in_loss
+
+
+def _or_as_it_is(variable: keras.Variable, value: Any, step: Step) -> tf.Tensor:
+    own = tf.convert_to_tensor(variable.value)
+    return tf.where(step.rows > 0, tf.cast(value, own.dtype), own)
 
 
 def _moments(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:

@@ -7,24 +7,23 @@ import numbers
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss
 
-from distloss._errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    BackendError,
-    ContextError,
-)
-from distloss._keras import versions
-from distloss._keras.model_hooks import Hook
+from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._keras.tf_keras import is_model
-from distloss._prepare import tf_keras_model
+from distloss._prepare import prepare_own, tf_keras_model
+from distloss._prepare.checks import (
+    check_compiler,
+    check_keras,
+    check_layers,
+    check_scope,
+)
+from distloss._prepare.own_steps import has_own_steps
 from distloss._prepare.step_hooks import override_methods
 from distloss.losses import DistributedLoss
 from distloss.losses.global_loss import to_compile
-from distloss.optimizers import DistributedOptimizer, undistributed
-from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
+from distloss.optimizers import DistributedOptimizer
+from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 def prepare(
@@ -59,6 +58,21 @@ def prepare(
     are exact under any split. A sum over rows that is a scalar already cannot be told
     from a mean: add the losses of rows, or the mean.
 
+    **Own steps.** A model with a `train_step`, `test_step` or `compute_loss` of its own
+    keeps it as it is. Each of its optimizers, wherever attributes of the model
+    and its layers hold one, also in lists and dicts, becomes a `DistributedOptimizer`.
+    What the step differentiates is taken as a mean over this replica's rows, n_r of R:
+    gradients are weighed by n_r / R, so that means over rows become the mean over all
+    rows, regularisers count once and a replica without rows counts nothing. Keras
+    losses with weights, masks or the reduction "sum" are exact too, by one small
+    collective each, as are `DistributedLoss` and `mean_share`; Keras divides none of
+    them by the number of replicas. A mean metric that is given a number of the step
+    weighs it by rows, and a number that the step returns is the mean over rows of all
+    replicas. What prepare cannot see stays wrong, and `distloss.audit` finds it: a sum
+    over rows (give a Keras loss the reduction "sum", or take the mean), a division by
+    the size of the global batch, losses that compare rows with each other. The step
+    takes its batch whole: `microbatches=1`.
+
     **Replicas without rows**, as at the end of an epoch, compute with one row of zeros
     (empty strings, ragged rows of one element), since layers are not made for no rows.
     Nothing of it counts: losses, gradients, metrics and predictions leave it out,
@@ -76,8 +90,8 @@ def prepare(
 
     Raises:
       ArgumentTypeError: an argument of a wrong type.
-      ArgumentError: `microbatches` below 1; a model that is not compiled, that has its
-        own `train_step` or `compute_loss`, or a loss that cannot be wrapped.
+      ArgumentError: `microbatches` below 1, or above 1 with an own step; a model that
+        is not compiled, or without an optimizer; a loss that cannot be wrapped.
       ContextError: the model or its optimizer was made outside the scope of the
         strategy.
       BackendError: the strategy has several replicas, and Keras is older than 3.5.
@@ -96,17 +110,18 @@ def prepare(
     if is_model(model):
         return tf_keras_model.prepared(model, replicas, parts)
     _check_model(model)
-    _check_scope(model)
-    _check_keras(model)
-    _check_compiler(model)
-    _check_layers(model, parts)
+    if has_own_steps(model):
+        return prepare_own.prepared(model, replicas, parts)
+    _check_optimizer(model)
+    check_scope(model, [model.optimizer])
+    check_keras(model)
+    check_compiler(model)
+    check_layers(model, parts)
     # What may still be refused comes before anything changes.
     loss = _distributed_loss(model, replicas)
     optimizer = _distributed_optimizer(model, replicas)
     model._compile_loss, model.optimizer = loss, optimizer
     override_methods(model, replicas_or_current_strategy(replicas), parts)
-    model.get_compile_config = Hook(_compile_config, model)
-    model.train_function = model.test_function = None  # they hold what was
     return model
 
 
@@ -137,19 +152,6 @@ def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any
     return DistributedOptimizer(optimizer, replicas=replicas)
 
 
-def _compile_config(model: keras.Model) -> dict[str, Any]:
-    """What files hold: the optimizer as it was compiled, with what was set since."""
-    config: dict[str, Any] = type(model).get_compile_config(model)
-    given = model._compile_config.config.get("optimizer") if config else None
-    # Under mixed_float16, `compile` has put a LossScaleOptimizer around it.
-    inner = getattr(model.optimizer, "inner_optimizer", None)
-    for now in map(undistributed, (model.optimizer, inner)):
-        if isinstance(given, keras.optimizers.Optimizer) and type(now) is type(given):
-            config["optimizer"] = keras.saving.serialize_keras_object(now)
-            break
-    return config
-
-
 def _checked_parts(parts: Any) -> int:
     if not isinstance(parts, numbers.Integral) or isinstance(parts, bool):
         raise ArgumentTypeError(
@@ -170,82 +172,18 @@ def _check_model(model: Any) -> None:
             "Expected model= to be a compiled keras.Model. Got "
             f"model={model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    if not model.compiled or model.optimizer is None:
-        raise ArgumentError(
-            "Expected a compiled model, with a loss and an optimizer to wrap. Got "
-            f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
-            "before distloss.prepare(model)."
-        )
-    for name in ("train_step", "compute_loss"):
-        is_own = getattr(type(model), name) is not getattr(keras.Model, name)
-        replaced = vars(model).get(name)
-        if is_own or not (replaced is None or isinstance(replaced, Hook)):
-            raise ArgumentError(
-                f"Expected a model with the {name} of Keras. Got model {model.name!r} "
-                f"of {type(model).__name__} with its own {name}, whose losses prepare "
-                "cannot see. Compile it with distloss.DistributedLoss and distloss."
-                "DistributedOptimizer instead, or use distloss.mean_share in it."
-            )
+    if not model.compiled:
+        raise _not_compiled(model)
 
 
-def _check_layers(model: keras.Model, parts: int) -> None:
-    """Raises ArgumentError where a layer sums over replicas in the midst of a part.
-
-    Each replica goes through its parts in a loop of its own, where TensorFlow allows no
-    collective.
-    """
-    count = model.distribute_strategy.num_replicas_in_sync
-    if parts == 1 or count == 1:
-        return
-    for layer in model._flatten_layers():
-        if getattr(layer, "synchronized", False):
-            raise ArgumentError(
-                "Expected layers that compute without other replicas, to cut batches "
-                f"into microbatches={parts}. Got layer {layer.name!r} with "
-                f"synchronized=True on {count} replicas. Use microbatches=1, or "
-                "synchronized=False, whose statistics are those of a part."
-            )
+def _check_optimizer(model: keras.Model) -> None:
+    if model.optimizer is None:
+        raise _not_compiled(model)
 
 
-def _check_compiler(model: keras.Model) -> None:
-    strategy = model.distribute_strategy
-    count = strategy.num_replicas_in_sync
-    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if model.jit_compile and count > 1 and not is_tpu:
-        raise ArgumentError(
-            "Expected a model that is not compiled by XLA, which cannot compile a step "
-            f"of several devices. Got model {model.name!r} with jit_compile=True on "
-            f"{count} replicas. Leave out jit_compile= in model.compile(...), or train "
-            "on one device or on TPUs."
-        )
-
-
-def _check_keras(model: keras.Model) -> None:
-    count = model.distribute_strategy.num_replicas_in_sync
-    if count > 1 and not versions.OPTIMIZERS_SUM:
-        raise BackendError(
-            f"Expected Keras 3.5 or newer to prepare a model for {count} replicas. Got "
-            f"keras.__version__={keras.__version__}, whose fit builds a model on each "
-            "of them. Install a newer one (pip install --upgrade keras), or write the "
-            "loop and use distloss.DistributedLoss and distloss.DistributedOptimizer."
-        )
-
-
-def _check_scope(model: keras.Model) -> None:
-    own, current = model._distribute_strategy, current_strategy()
-    if current is not None and current is not own:
-        raise _other_scope(f"Got model {model.name!r}, which was made outside it.")
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if optimizer._distribution_strategy is not model.distribute_strategy:
-        raise _other_scope(
-            f"Got model {model.name!r}, whose optimizer {optimizer.name!r} was made in "
-            f"another: {optimizer._distribution_strategy}."
-        )
-
-
-def _other_scope(problem: str) -> ContextError:
-    return ContextError(
-        "Expected a model that was made and compiled in the scope of the strategy "
-        f"that it trains with. {problem} Call the function that makes and compiles it "
-        "inside `with strategy.scope():`."
+def _not_compiled(model: keras.Model) -> ArgumentError:
+    return ArgumentError(
+        "Expected a compiled model, with a loss and an optimizer to wrap. Got "
+        f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
+        "before distloss.prepare(model)."
     )

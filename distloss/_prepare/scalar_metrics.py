@@ -17,9 +17,9 @@ from distloss._prepare import added
 from distloss.replicas import Replicas
 
 
-def weigh_scalar_metrics(model: keras.Model, replicas: Replicas) -> None:
-    """Lets the metrics with which `model` was compiled do so, in its steps."""
-    for metric in getattr(model._compile_metrics, "metrics", []):
+def weigh_scalar_metrics(metrics: list[Any], replicas: Replicas) -> None:
+    """Lets those of `metrics` that are functions do so, in steps of a model."""
+    for metric in metrics:
         is_function = isinstance(metric, keras.metrics.MeanMetricWrapper)
         if is_function and not isinstance(metric.update_state, Hook):
             metric.update_state = Hook(_update_state, metric, replicas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -13,8 +14,10 @@ from distloss._formula.denominators import Step
 from distloss._keras import versions
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.added import weighed
+from distloss._prepare.own_steps import take_step
 from distloss._prepare.steps import predict_step, test_step, train_step
 from distloss._prepare.steps_in_parts import train_step_in_parts
+from distloss.optimizers import undistributed
 from distloss.replicas import Replicas
 
 
@@ -25,17 +28,37 @@ def override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None
     else:
         model.train_step = Hook(train_step_in_parts, model, replicas, parts)
     model.test_step = Hook(test_step, model, replicas)
-    model.predict_step = Hook(predict_step, model, replicas)
     if versions.TRACKERS_MULTIPLY:
         model._compute_loss = Hook(_compute_loss, model)
         model._aggregate_additional_loss = Hook(weighed, model, replicas)
     else:
         total = Hook(_total_loss, model, replicas)
         model._compute_loss = model.compute_loss = total
+    hook_fit(model, replicas)
+
+
+def hook_fit(model: keras.Model, replicas: Replicas) -> None:
+    """What `fit` needs around steps: a first batch that splits unevenly, its files."""
+    model.predict_step = Hook(predict_step, model, replicas)
+    model.get_compile_config = Hook(_compile_config, model)
+    model.train_function = model.test_function = None  # they hold the steps of before
     if hasattr(model, "_maybe_symbolic_build"):
         model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
     if not replicas.keras_sums_metrics:
         report_global_metrics(model, replicas)
+
+
+def _compile_config(model: keras.Model) -> dict[str, Any]:
+    """What files hold: the optimizer as it was compiled, with what was set since."""
+    config: dict[str, Any] = type(model).get_compile_config(model)
+    given = model._compile_config.config.get("optimizer") if config else None
+    # Under mixed_float16, `compile` has put a LossScaleOptimizer around it.
+    inner = getattr(model.optimizer, "inner_optimizer", None)
+    for now in map(undistributed, (model.optimizer, inner)):
+        if isinstance(given, keras.optimizers.Optimizer) and type(now) is type(given):
+            config["optimizer"] = keras.saving.serialize_keras_object(now)
+            break
+    return config
 
 
 def _maybe_symbolic_build(
@@ -55,7 +78,11 @@ def _maybe_symbolic_build(
             local = strategy.experimental_local_results
             data_batch = tf.nest.map_structure(lambda x: local(x)[0], data)
         iterator = None
-    type(model)._maybe_symbolic_build(model, iterator, data_batch)
+    # A step of one's own need not call the model, nor know targets as Keras does: what
+    # it uses is then built where it is used, and what is wrong with it is said there.
+    can_wait = isinstance(model.train_step, Hook) and model.train_step.func is take_step
+    with contextlib.suppress(Exception) if can_wait else contextlib.nullcontext():
+        type(model)._maybe_symbolic_build(model, iterator, data_batch)
     if strategy is not None:
         with strategy.scope():
             versions.sum_on_read([v for m in model.metrics for v in m.variables])

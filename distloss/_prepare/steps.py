@@ -130,12 +130,17 @@ def _measured(model: keras.Model, replicas: Replicas, step: Step, data: Any) -> 
     y_pred = step.y_pred
     if step.may_be_empty:
         y_pred = empty.without_it(y_pred, empty.rows_of(data))
-    weigh_scalar_metrics(model, replicas)
+    weigh_scalar_metrics(compiled_metrics(model), replicas)
     with denominators.during(step):
         results = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     if type(model).compute_metrics is keras.Model.compute_metrics:
         results = replicas.read_together(model.get_metrics_result)
     return as_keras_reads(results, model)
+
+
+def compiled_metrics(model: keras.Model) -> list[Any]:
+    """The metrics with which `model` was compiled."""
+    return getattr(model._compile_metrics, "metrics", [])
 
 
 def losses_of(model: keras.Model) -> list[DistributedLoss]:

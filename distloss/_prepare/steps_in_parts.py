@@ -23,6 +23,7 @@ from distloss._prepare.steps import (
     can_divide_together,
     can_fuse,
     check_still_prepared,
+    compiled_metrics,
     gradients_of,
     losses_of,
     of_rows,
@@ -149,7 +150,7 @@ def _update_metrics(
     model: keras.Model, replicas: Replicas, part: Step, data: Any, y_pred: Any
 ) -> None:
     x, y, sample_weight = data
-    weigh_scalar_metrics(model, replicas)
+    weigh_scalar_metrics(compiled_metrics(model), replicas)
     with during(part):
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 

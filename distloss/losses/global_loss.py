@@ -16,6 +16,7 @@ from distloss._errors import (
     ShapeError,
 )
 from distloss._formula import denominators, reduce
+from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import versions
 from distloss._types import TensorLike
 from distloss.losses.arguments import checked_batch_size
@@ -68,14 +69,13 @@ class GlobalLoss(denominators.Announces):
 
     def _reduced(self, local: reduce.Weighted) -> tf.Tensor:
         step = denominators.current_step()
-        if step is not None:
-            self._refuse_forward_pass(step)
-        elif versions.is_read_by_trackers_that_do_not_multiply():
-            self._refuse_unprepared()
+        self._refuse_wrong_place(step)
         total, weight = reduce.total(local), self._local_weight(local)
         if step is not None:
             total = step.of_rows(total)
             weight = None if weight is None else step.of_rows(weight)
+        if isinstance(step, RowWeightedStep):
+            return self._row_weighted(local, total, weight, step)
         if isinstance(step, denominators.Part):
             return self._share_of_part(local, total, weight, step)
         if step is not None and step.terms is not None:
@@ -88,6 +88,18 @@ class GlobalLoss(denominators.Announces):
         self.note(denominator)
         return denominators.announced(value, denominator, self)
 
+    def _row_weighted(
+        self,
+        local: reduce.Weighted,
+        total: tf.Tensor,
+        weight: tf.Tensor | None,
+        step: RowWeightedStep,
+    ) -> tf.Tensor:
+        if self.global_batch_size is not None:
+            total = reduce.share(total, self._fixed_denominator(local))
+        sharing = reduce.sharing_of(local, self.global_reduction)
+        return step.mean_of(total, weight, self._sums_name(), sharing)
+
     def note(self, denominator: tf.Tensor) -> None:
         """Notes the global W of a step, if anybody wants to know."""
         if self.monitor is not None:
@@ -97,8 +109,8 @@ class GlobalLoss(denominators.Announces):
         self, local: reduce.Weighted, total: tf.Tensor, weight: tf.Tensor | None
     ) -> reduce.Reduced:
         if self.global_batch_size is None:
-            name = f"{self.global_reduction}_of_{self._kind()}"
-            sharing = self._sharing_replicas(local)
+            name = self._sums_name()
+            sharing = reduce.sharing_of(local, self.global_reduction)
             return reduce.counted_share(total, weight, self._replicas, name, sharing)
         rows = self._fixed_denominator(local)
         own = reduce.share(total, rows)
@@ -130,8 +142,11 @@ class GlobalLoss(denominators.Announces):
         part.shares.append(reduce.share(total, denominator))
         return part.shares[-1]
 
-    def _refuse_forward_pass(self, step: denominators.Step) -> None:
-        if not step.in_loss:
+    def _refuse_wrong_place(self, step: denominators.Step | None) -> None:
+        if step is None:
+            if versions.is_read_by_trackers_that_do_not_multiply():
+                self._refuse_unprepared()
+        elif not step.in_loss:
             raise ContextError(
                 "Expected a DistributedLoss to be compiled into a prepared model. Got "
                 f"a call of loss {self.name!r} in the model's forward pass. Let the "
@@ -161,15 +176,10 @@ class GlobalLoss(denominators.Announces):
         """W_r, or None where W is fixed and nobody has to count."""
         if not self.counts:
             return None
-        if self.global_reduction == "mean_with_sample_weight":
-            return reduce.keras_sample_weight(local, self._replicas)
-        return reduce.element_count(local)
+        return reduce.weight_of(local, self.global_reduction, self._replicas)
 
-    def _sharing_replicas(self, local: reduce.Weighted) -> tf.Tensor | None:
-        """Whether weights are shared by all rows, where W depends on that, or None."""
-        if self.global_reduction != "mean_with_sample_weight":
-            return None
-        return reduce.sharing_replicas(local)
+    def _sums_name(self) -> str:
+        return f"{self.global_reduction}_of_{self._kind()}"
 
     def _kind(self) -> str:
         """A word for the loss that does not depend on what was made before it."""

@@ -271,7 +271,8 @@ class DistributedOptimizer(_KerasOptimizer):
         if fused is None:
             sums = self._replicas.sum_gradients(local, name)
         else:
-            *sums, vector = self._replicas.sum_gradients([*local, fused.vector], name)
+            local, vector = fused.to_sum(local)
+            *sums, vector = self._replicas.sum_gradients([*local, vector], name)
             sums = fused.divided(sums, vector)
         return sums
 

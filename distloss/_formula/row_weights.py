@@ -1,0 +1,141 @@
+"""A step that somebody else wrote, whose loss is a mean over its own rows.
+
+Replica r holds n_r of all R rows and g_r, the gradient of its mean. Then
+
+    g = sum_r (n_r / R) * g_r
+
+is the gradient of the mean over all rows: means of rows weigh by rows, what is the same
+on every replica counts once, a replica without rows counts nothing. The rows travel
+with the gradients, so that this costs no collective of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._formula import empty, reduce
+from distloss._formula.denominators import Step
+from distloss.replicas import Replicas
+
+
+class RowWeightedStep(Step):
+    """Such a step on one replica, being traced or run.
+
+    Attributes:
+      replicas: who shares the batch.
+      fused: the rows, which travel with the gradients of each optimizer.
+      results: what metrics have told this step, each with its metric.
+    """
+
+    def __init__(self, rows: tf.Tensor | int, replicas: Replicas) -> None:
+        is_sure = isinstance(rows, int) and rows > 0
+        super().__init__(rows, may_be_empty=not is_sure)
+        self.replicas = replicas
+        self.in_loss = True  # whatever a step calls may be a part of its loss
+        self.fused = RowsWithGradients(self)
+        self.results: list[tuple[tf.Tensor, Any]] = []
+        self._sums = 0
+
+    def count_rows(self) -> tf.Tensor:
+        """The rows of all replicas, global float32 scalar.
+
+        By a collective of its own where no optimizer has brought them yet.
+        """
+        if self.all_rows is None or not _is_here(self.all_rows):
+            self.all_rows = self.replicas.sum(self.rows, self.named("rows"))
+        return self.all_rows
+
+    def named(self, what: str) -> str:
+        """A name for a sum of this step, the same on all replicas."""
+        self._sums += 1
+        return f"{what}_{self._sums}"
+
+    def weigh(self, value: tf.Tensor) -> tf.Tensor:
+        """This replica's part, n_r / R, of a mean over its rows; 0 without rows."""
+        own_part = reduce.share(self.rows, self.count_rows())
+        return self.of_rows(value) * tf.cast(own_part, value.dtype)
+
+    def mean_of(
+        self,
+        total: tf.Tensor,
+        weight: tf.Tensor | None,
+        what: str,
+        sharing: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """What makes S / W of a loss whose denominator is no number of rows.
+
+        Args:
+          total: S_r, local float scalar.
+          weight: W_r, local float scalar; None fixes W at 1.
+          what: whose sums, the same word on all replicas.
+          sharing: see `reduce.sharing_replicas`.
+
+        Returns:
+          local float scalar, (R / n_r) * S_r / W: its weight n_r / R makes it a share.
+        """
+        total = self.of_rows(total)
+        denominator = tf.ones_like(total)
+        if weight is None:
+            rows = self.count_rows()
+        else:
+            parts = [tf.cast(self.rows, total.dtype), self.of_rows(weight)]
+            if sharing is not None:
+                parts.append(sharing)
+            vector = tf.stop_gradient(tf.stack(parts))
+            rows, denominator, *shared = tf.unstack(
+                self.replicas.sum(vector, self.named(what))
+            )
+            if shared:
+                denominator = reduce.once(denominator, shared[0], self.replicas)
+        own_part = tf.math.divide_no_nan(
+            tf.cast(self.rows, total.dtype), tf.cast(rows, total.dtype)
+        )
+        return tf.math.divide_no_nan(reduce.share(total, denominator), own_part)
+
+
+def _is_here(tensor: tf.Tensor) -> bool:
+    """Whether `tensor` can be used now: it is no result of an inner graph."""
+    if tf.executing_eagerly():
+        return True
+    return tensor.graph is tf.compat.v1.get_default_graph()
+
+
+class RowsWithGradients:
+    """What the optimizers of such a step sum with their gradients."""
+
+    def __init__(self, step: RowWeightedStep) -> None:
+        self._step = step
+
+    def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
+        """Local gradients times rows, zeros without rows; and the rows, `[1]`.
+
+        In float32 at least: sums of float16 would overflow.
+        """
+        step = self._step
+        dtype = reduce.accumulator_dtype(*gradients)
+        rows = tf.cast(step.rows, dtype)
+        if not step.replicas.sums_are_exact:  # sent in few bits, or averaged
+            part = reduce.share(rows, tf.cast(step.count_rows(), dtype))
+            factor = step.replicas.to_reduce(part)
+        else:
+            factor = rows
+        if step.may_be_empty:
+            gradients = empty.zeros_without_rows(gradients, step.rows)
+        weighed = [tf.math.scalar_mul(factor, _as(dtype, g)) for g in gradients]
+        return weighed, rows[tf.newaxis]
+
+    def divided(self, gradients: list[Any], sums: tf.Tensor) -> list[Any]:
+        """Sums of what `to_sum` gave, divided by the rows of all replicas."""
+        step = self._step
+        if not step.replicas.sums_are_exact:
+            return gradients
+        rows = tf.reshape(tf.convert_to_tensor(sums), [])
+        step.all_rows = tf.cast(rows, tf.float32)
+        part = reduce.share(tf.ones_like(rows), rows)  # inverted once for all
+        return [tf.math.scalar_mul(part, gradient) for gradient in gradients]
+
+
+def _as(dtype: tf.DType, gradient: Any) -> Any:
+    return gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)

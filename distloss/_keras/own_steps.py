@@ -1,0 +1,75 @@
+"""What a step that a user wrote calls in Keras, and what of it can be replaced.
+
+Keras' losses divide by the number of replicas, in one function that all of them call;
+so do what layers add and what loss trackers read. In a step whose gradients are weighed
+by rows they must not. Each function is replaced once, for good, and asks at each call
+whether it is in such a step; anywhere else it is Keras' own.
+https://github.com/keras-team/keras/blob/v3.12.0/keras/src/losses/loss.py
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras.src.losses import loss as _losses
+
+from distloss._keras.model_hooks import Hook
+
+
+def replace_reductions(reduced: Callable[..., Any], scaled: Callable[..., Any]) -> None:
+    """Puts two functions in the place of those of Keras, which they get first.
+
+    Args:
+      reduced: `(of_keras, values, sample_weight, mask, reduction, dtype)`, what a loss
+        makes of its element losses.
+      scaled: `(of_keras, value)`, what divides by the number of replicas, or
+        multiplies by it.
+    """
+    for name, ours in (
+        ("reduce_weighted_values", reduced),
+        ("scale_loss_for_distribution", scaled),
+        ("unscale_loss_for_distribution", scaled),
+    ):
+        of_keras = getattr(_losses, name)
+        if not isinstance(of_keras, Hook):
+            setattr(_losses, name, Hook(ours, of_keras))
+
+
+def watch_updates(check: Callable[[Any], None]) -> None:
+    """Calls `check(optimizer)` before any Keras optimizer makes an update."""
+    of_keras = keras.optimizers.Optimizer.apply
+    if hasattr(of_keras, "is_watched"):
+        return
+
+    @functools.wraps(of_keras)
+    def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        check(optimizer)
+        return of_keras(optimizer, *args, **kwargs)
+
+    apply.is_watched = True  # type: ignore[attr-defined]
+    keras.optimizers.Optimizer.apply = apply
+
+
+def metrics_of(model: keras.Model) -> list[Any]:
+    """All metrics that `model` and its layers hold, each once."""
+    held = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+    known: dict[int, Any] = {}
+    for metric in [*model.metrics, *held]:
+        for one in _with_inner(metric):
+            known.setdefault(id(one), one)
+    return list(known.values())
+
+
+def _with_inner(metric: Any) -> Iterator[Any]:
+    yield metric
+    for inner in getattr(metric, "metrics", None) or ():  # those that were compiled
+        if inner is not metric:
+            yield from _with_inner(inner)
+
+
+def takes_means(metric: Any) -> bool:
+    """Whether `metric` takes the mean of the values that it is given."""
+    return type(metric).update_state is keras.metrics.Mean.update_state

@@ -1,0 +1,75 @@
+"""Whether a loss has as many values for each row, on whatever replica the row is.
+
+Its mean over local values weighs by rows then. Else its values must be counted: some
+rows were left out, or have more values than others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._formula.row_weights import RowWeightedStep
+
+# The length of what these return is decided by values.
+_CHOOSE = {
+    "Where", "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2",
+    "DynamicPartition", "DynamicStitch", "ParallelDynamicStitch", "ListDiff",
+    "NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5",
+    "RaggedGather", "RaggedRange", "RaggedTensorFromVariant", "StringSplit",
+    "StringSplitV2", "SparseSlice", "SparseReshape", "SparseConcat", "Unbatch",
+    # These hold a graph of their own, which is not looked into.
+    "If", "StatelessIf", "While", "StatelessWhile", "PartitionedCall",
+    "StatefulPartitionedCall", "PyFunc", "EagerPyFunc",
+}  # fmt: skip
+
+# And of these by their inputs from this one on, unless they are shapes.
+_SIZED_FROM = {
+    "StridedSlice": 1, "Slice": 1, "Fill": 0, "BroadcastTo": 1, "Tile": 1, "Range": 0,
+    "TopKV2": 1, "Pad": 1, "PadV2": 1, "MirrorPad": 1, "LinSpace": 0, "OneHot": 1,
+}  # fmt: skip
+_SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
+
+
+def counts_like_rows(values: tf.Tensor, step: RowWeightedStep) -> bool:
+    """Whether `values` has as many elements for each row of `step`, on all replicas.
+
+    False where that cannot be told, as in eager mode.
+    """
+    if not values.shape[1:].is_fully_defined():
+        return False
+    if values.shape[0] is not None:
+        return step.static_rows is not None
+    if tf.executing_eagerly():
+        return False
+    flat = tf.nest.flatten(step.inputs, expand_composites=True)
+    sources = {x.op for x in flat if tf.is_tensor(x)}
+    between = _above([values.op], sources) - sources
+    return not any(_chooses(operation, sources) for operation in between)
+
+
+def _chooses(operation: Any, sources: set[Any]) -> bool:
+    if operation.type in _CHOOSE:
+        return True
+    first = _SIZED_FROM.get(operation.type)
+    if first is None:
+        return False
+    deciding = [x.op for x in operation.inputs[first:]]
+    return bool(_above(deciding, sources, stop=_SHAPES) & sources)
+
+
+def _above(
+    operations: Iterable[Any], sources: set[Any], stop: Iterable[str] = ()
+) -> set[Any]:
+    """`operations` and all from which they are computed, up to `sources`."""
+    seen: set[Any] = set()
+    ahead = list(operations)
+    while ahead:
+        operation = ahead.pop()
+        if operation not in seen:
+            seen.add(operation)
+            if operation not in sources and operation.type not in stop:
+                ahead += [x.op for x in operation.inputs]
+    return seen

@@ -1,0 +1,197 @@
+"""Models that take steps which somebody else wrote, as `_formula.row_weights` says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distloss._errors import ArgumentError, ContextError
+from distloss._formula import denominators, empty, reduce
+from distloss._formula.row_weights import RowWeightedStep
+from distloss._keras import own_steps
+from distloss._keras.model_hooks import Hook
+from distloss._prepare.chosen_rows import counts_like_rows
+from distloss._prepare.found import is_distributed
+from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
+from distloss._prepare.scalar_metrics import weigh_scalar_metrics
+from distloss._prepare.steps import as_keras_reads
+from distloss.replicas import Replicas, current_strategy
+
+_METHODS = ("train_step", "test_step", "compute_loss", "_compute_loss")
+
+
+def has_own_steps(model: keras.Model) -> bool:
+    """Whether `model` has a step or a loss computation that is not that of Keras."""
+    return any(_is_own(model, name) for name in _METHODS)
+
+
+def _is_own(model: keras.Model, name: str) -> bool:
+    given = vars(model).get(name)
+    if isinstance(given, Hook):
+        return given.func is take_step
+    is_inherited = getattr(type(model), name, None) is getattr(keras.Model, name, None)
+    return given is not None or not is_inherited
+
+
+def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
+    """Lets the steps that `model` has of its own weigh by rows."""
+    own_steps.replace_reductions(_reduced, _scaled)
+    own_steps.watch_updates(_check_optimizer)
+    for name in ("train_step", "test_step"):
+        given = getattr(model, name)
+        own = given.args[-1] if isinstance(given, Hook) else given
+        setattr(model, name, Hook(take_step, model, replicas, own))
+
+
+def take_step(
+    model: keras.Model, replicas: Replicas, own: Callable[[Any], Any], data: Any
+) -> Any:
+    """What `own` makes of this replica's part of a batch, weighed by its rows."""
+    if replicas.count() == 1:
+        return as_keras_reads(own(data), model)
+    step = RowWeightedStep(_checked_rows(data), replicas)
+    padded = empty.with_a_row(data)
+    step.inputs = keras.tree.flatten(padded)
+    hook_layers(model)
+    results = _hook_metrics(model, replicas, step)
+    with denominators.during(step):
+        logs = own(padded)
+        logs = _as_reported(step, logs, results)
+    return as_keras_reads(logs, model)
+
+
+def _checked_rows(data: Any) -> tf.Tensor | int:
+    """The rows of a batch, in which all leaves must have the same number of them."""
+    leaves = [
+        leaf
+        for leaf in tf.nest.flatten(data)
+        if getattr(getattr(leaf, "shape", None), "rank", 0)
+    ]
+    if not leaves:
+        raise ArgumentError(
+            "Expected batches with rows along axis 0, by which replicas weigh. Got "
+            f"data={data!r}, in which nothing has an axis. Give the data set a "
+            "batch(...)."
+        )
+    known = {leaf.shape[0] for leaf in leaves} - {None}
+    if len(known) > 1:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ArgumentError(
+            "Expected the same number of rows in all parts of a batch, by which "
+            f"replicas weigh. Got shapes {shapes}. Keep what is not of rows outside of "
+            "the data set, or repeat it for each row."
+        )
+    return empty.rows_of(data)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    step = denominators.current_step()
+    if isinstance(step, RowWeightedStep) and not is_distributed(optimizer):
+        raise ContextError(
+            "Expected steps of a prepared model to update with the optimizers that "
+            "distloss.prepare found, in attributes of the model and its layers, and in "
+            f"their lists and dicts. Got an update by {optimizer.name!r}, which sums "
+            "gradients of replicas unweighed: the model was compiled again, or keeps "
+            "it elsewhere. Call distloss.prepare(model) after model.compile(...), or "
+            "wrap it: distloss.DistributedOptimizer(optimizer)."
+        )
+
+
+def _scaled(of_keras: Any, value: Any) -> Any:
+    """A loss, which no number of replicas scales where it is weighed by rows."""
+    if isinstance(denominators.current_step(), RowWeightedStep):
+        return value
+    return of_keras(value)
+
+
+def _reduced(  # noqa: PLR0913  # arguments of Keras
+    of_keras: Any,
+    values: Any,
+    sample_weight: Any = None,
+    mask: Any = None,
+    reduction: Any = "sum_over_batch_size",
+    dtype: Any = None,
+) -> Any:
+    """What a Keras loss makes of its element losses, in a step weighed by rows."""
+    step = denominators.current_step()
+    given = functools.partial(of_keras, values, sample_weight, mask, reduction, dtype)
+    is_in_such = isinstance(step, RowWeightedStep)
+    if not is_in_such or reduction in (None, "none") or not values.shape.rank:
+        return given()
+    is_plain = sample_weight is None and mask is None and reduction != "sum"
+    if is_plain and counts_like_rows(values, step):
+        return given()
+    local = reduce.weighted(values, sample_weight, mask)
+    weight = reduce.weight_of(local, reduction, step.replicas)
+    sharing = reduce.sharing_of(local, reduction)
+    mean = step.mean_of(reduce.total(local), weight, f"loss_{reduction}", sharing)
+    return tf.cast(mean, dtype or values.dtype)
+
+
+def _hook_metrics(
+    model: keras.Model, replicas: Replicas, step: RowWeightedStep
+) -> list[tuple[tf.Tensor, Any]]:
+    """Lets metrics weigh what a step tells them; where their results are noted."""
+    metrics = own_steps.metrics_of(model)
+    weigh_scalar_metrics(metrics, replicas)
+    for metric in metrics:
+        if own_steps.takes_means(metric) and not isinstance(metric.update_state, Hook):
+            metric.update_state = Hook(_update_mean, metric)
+        if not isinstance(metric.result, Hook):
+            metric.result = Hook(_result, metric)
+        keep_without_rows(metric.variables)
+    return step.results
+
+
+def _update_mean(metric: Any, values: Any, sample_weight: Any = None) -> Any:
+    """A number of the step counts by its rows, and all of them once."""
+    step = denominators.current_step()
+    if isinstance(step, RowWeightedStep) and sample_weight is None:
+        values = tf.convert_to_tensor(values)
+        if values.shape.rank == 0:
+            rows = step.rows / step.count_rows()
+            values, sample_weight = step.of_rows(values), rows
+    return type(metric).update_state(metric, values, sample_weight=sample_weight)
+
+
+def _result(metric: Any) -> Any:
+    """What `metric` says of all replicas, also to the step on one of them."""
+    step = denominators.current_step()
+    read = functools.partial(type(metric).result, metric)
+    if not isinstance(step, RowWeightedStep):
+        return read()
+    result = step.replicas.read_together(read)
+    step.results.extend((leaf, metric) for leaf in keras.tree.flatten(result))
+    return result
+
+
+def _as_reported(
+    step: RowWeightedStep, logs: Any, results: list[tuple[tf.Tensor, Any]]
+) -> Any:
+    """What a step returns: numbers are means over rows of all replicas."""
+    known = {id(result) for result, _ in results}
+
+    def reported(value: Any) -> Any:
+        is_number = tf.is_tensor(value) and value.shape.rank == 0
+        if id(value) in known or not is_number or not value.dtype.is_floating:
+            return value
+        return _mean_over_rows(step, value)
+
+    return keras.tree.map_structure(reported, logs)
+
+
+def _mean_over_rows(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+    part = step.weigh(value)
+    if _keras_averages(step.replicas):
+        return part * step.replicas.count_as(part.dtype)
+    return step.replicas.sum(tf.stop_gradient(part), step.named("reported"))
+
+
+def _keras_averages(replicas: Replicas) -> bool:
+    """Whether Keras takes the mean over replicas of what steps return."""
+    of_others = (tf.distribute.TPUStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return replicas.keras_sums_metrics and not isinstance(current_strategy(), of_others)
