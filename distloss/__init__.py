@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distloss._audit.run import audit
     from distloss._formula.shares import mean_share, regularization_share
     from distloss._prepare.prepare import prepare
+    from distloss._prepare.row_weighted import row_weighted
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
     from distloss.optimizers import DistributedOptimizer
@@ -44,6 +45,7 @@ __all__ = [
     "mean_share",
     "prepare",
     "regularization_share",
+    "row_weighted",
 ]
 
 _HOME = {
@@ -58,6 +60,7 @@ _HOME = {
     "mean_share": "distloss._formula.shares",
     "prepare": "distloss._prepare.prepare",
     "regularization_share": "distloss._formula.shares",
+    "row_weighted": "distloss._prepare.row_weighted",
 }
 
 _MODULES = (

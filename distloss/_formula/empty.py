@@ -21,10 +21,10 @@ def rows_of(data: Any) -> tf.Tensor | int:
     Those of the first leaf of which they are open, or else of the first that has any;
     1 where there is none.
     """
-    leaves = [leaf for leaf in tf.nest.flatten(data) if _has_rows(leaf)]
+    leaves = [leaf for leaf in tf.nest.flatten(data) if has_rows(leaf)]
     for leaf in leaves:
         if leaf.shape[0] is None:
-            return _length(leaf)
+            return length_of(leaf)
     return leaves[0].shape[0] if leaves else 1
 
 
@@ -106,15 +106,17 @@ def zeros_without_rows(values: _Nest, rows: tf.Tensor | int) -> _Nest:
     return tf.nest.pack_sequence_as(values, leaves)
 
 
-def _has_rows(leaf: Any) -> bool:
+def has_rows(leaf: Any) -> bool:
+    """Whether `leaf` of a batch has an axis of rows."""
     return leaf is not None and bool(getattr(getattr(leaf, "shape", None), "rank", 0))
 
 
 def _may_be_empty(leaf: Any) -> bool:
-    return _has_rows(leaf) and not leaf.shape[0]
+    return has_rows(leaf) and not leaf.shape[0]
 
 
-def _length(leaf: Any) -> tf.Tensor:
+def length_of(leaf: Any) -> tf.Tensor:
+    """How long axis 0 of `leaf` is, int32 scalar."""
     if isinstance(leaf, tf.RaggedTensor):
         return tf.cast(leaf.nrows(), tf.int32)
     shape = leaf.dense_shape if isinstance(leaf, tf.SparseTensor) else tf.shape(leaf)
@@ -185,16 +187,16 @@ def _one_row_of(leaf: tf.RaggedTensor) -> tf.RaggedTensor:
             splits = tf.range(nrows + 1) * each
             values = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         else:
-            values = tf.RaggedTensor.from_uniform_row_length(
+            values = tf.RaggedTensor.from_uniform_rowlength_of(
                 values, each, nrows, validate=False
             )
     return values
 
 
 def _none_or_all(output: Any, rows: tf.Tensor | int) -> Any:
-    if not _has_rows(output):
+    if not has_rows(output):
         return output
-    length = _length(output)
+    length = length_of(output)
     kept = tf.where(tf.equal(rows, 0), tf.zeros_like(length), length)
     if isinstance(output, tf.SparseTensor):
         return _sparse_start(output, kept)

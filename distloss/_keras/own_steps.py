@@ -53,14 +53,36 @@ def watch_updates(check: Callable[[Any], None]) -> None:
     keras.optimizers.Optimizer.apply = apply
 
 
-def metrics_of(model: keras.Model) -> list[Any]:
-    """All metrics that `model` and its layers hold, each once."""
-    held = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+def watch_means(check: Callable[[Any, Any, Any], None]) -> None:
+    """Calls `check(metric, values, sample_weight)` before any Keras mean takes them."""
+    of_keras = keras.metrics.Mean.update_state
+    if hasattr(of_keras, "is_watched"):
+        return
+
+    @functools.wraps(of_keras)
+    def update_state(metric: Any, values: Any, sample_weight: Any = None) -> Any:
+        check(metric, values, sample_weight)
+        return of_keras(metric, values, sample_weight=sample_weight)
+
+    update_state.is_watched = True  # type: ignore[attr-defined]
+    keras.metrics.Mean.update_state = update_state
+
+
+def metrics_in(held: list[Any]) -> list[Any]:
+    """All metrics among `held`, and in the models and layers there, each once."""
     known: dict[int, Any] = {}
-    for metric in [*model.metrics, *held]:
-        for one in _with_inner(metric):
-            known.setdefault(id(one), one)
+    for one in held:
+        for metric in _metrics_of(one):
+            for inner in _with_inner(metric):
+                known.setdefault(id(inner), inner)
     return list(known.values())
+
+
+def _metrics_of(held: Any) -> list[Any]:
+    if isinstance(held, keras.metrics.Metric):
+        return [held]
+    inside = [metric for layer in held._flatten_layers() for metric in layer._metrics]
+    return [*held.metrics, *inside]
 
 
 def _with_inner(metric: Any) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from distloss._errors import ArgumentError
 from distloss._formula import denominators, reduce
 from distloss._formula.denominators import Part, Step
+from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import versions
 from distloss._prepare.layer_hooks import comes_from, was_added
 from distloss.replicas import Replicas
@@ -37,11 +38,13 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
         is_mean = was_added(step, added)
         take = step.terms.take_row_mean if is_mean else step.terms.take_constant
         return take(total, step.rows)
-    return _share_of_mean(model, step, replicas, total)
+    return _share_of_mean(step, replicas, total)
 
 
 def all_rows(step: Step, replicas: Replicas) -> tf.Tensor:
     """The rows of all replicas, global float32 scalar; one collective per step."""
+    if isinstance(step, RowWeightedStep):
+        return step.count_rows()
     if step.all_rows is None:
         if step.is_uncounted_part:
             raise denominators.CountFirst
@@ -70,11 +73,10 @@ def _share_of_sum(step: Step, replicas: Replicas, total: tf.Tensor) -> tf.Tensor
     return reduce.counted_share(total, None, replicas, "added_sum").value
 
 
-def _share_of_mean(
-    model: keras.Model, step: Step, replicas: Replicas, mean: tf.Tensor
-) -> tf.Tensor:
+def _share_of_mean(step: Step, replicas: Replicas, mean: tf.Tensor) -> tf.Tensor:
     mean = tf.where(step.rows > 0, mean, tf.zeros_like(mean))
-    reported = _as_keras_adds(model, mean)
+    # Not by Keras, whose 1 / N is a float32 in a float64 model, too
+    reported = replicas.reported(mean) if versions.TRACKERS_MULTIPLY else mean
     if step.is_evaluated:
         return reported
     rows, all_of_them = (

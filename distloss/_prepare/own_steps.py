@@ -39,12 +39,18 @@ def _is_own(model: keras.Model, name: str) -> bool:
 
 def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
     """Lets the steps that `model` has of its own weigh by rows."""
-    own_steps.replace_reductions(_reduced, _scaled)
-    own_steps.watch_updates(_check_optimizer)
+    watch_keras()
     for name in ("train_step", "test_step"):
         given = getattr(model, name)
         own = given.args[-1] if isinstance(given, Hook) else given
         setattr(model, name, Hook(take_step, model, replicas, own))
+
+
+def watch_keras() -> None:
+    """Lets losses, optimizers and metrics of Keras know of steps weighed by rows."""
+    own_steps.replace_reductions(_reduced, _scaled)
+    own_steps.watch_updates(_check_optimizer)
+    own_steps.watch_means(_check_mean)
 
 
 def take_step(
@@ -53,29 +59,36 @@ def take_step(
     """What `own` makes of this replica's part of a batch, weighed by its rows."""
     if replicas.count() == 1:
         return as_keras_reads(own(data), model)
-    step = RowWeightedStep(_checked_rows(data), replicas)
+    step = RowWeightedStep(rows_of_all_leaves(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = keras.tree.flatten(padded)
-    hook_layers(model)
-    results = _hook_metrics(model, replicas, step)
+    keep_apart([model], replicas)
     with denominators.during(step):
-        logs = own(padded)
-        logs = _as_reported(step, logs, results)
+        logs = as_reported(step, own(padded), _mean_as_keras_reads)
     return as_keras_reads(logs, model)
 
 
-def _checked_rows(data: Any) -> tf.Tensor | int:
+def keep_apart(held: list[Any], replicas: Replicas) -> None:
+    """Lets layers and metrics keep apart what the rows of each replica do to them."""
+    for layer in held:
+        if isinstance(layer, keras.Layer):
+            hook_layers(layer)
+    for metric in own_steps.metrics_in(held):
+        weigh_scalar_metrics([metric], replicas)
+        if own_steps.takes_means(metric) and not isinstance(metric.update_state, Hook):
+            metric.update_state = Hook(_update_mean, metric)
+        if not isinstance(metric.result, Hook):
+            metric.result = Hook(_result, metric)
+        keep_without_rows(metric.variables)
+
+
+def rows_of_all_leaves(data: Any) -> tf.Tensor | int:
     """The rows of a batch, in which all leaves must have the same number of them."""
-    leaves = [
-        leaf
-        for leaf in tf.nest.flatten(data)
-        if getattr(getattr(leaf, "shape", None), "rank", 0)
-    ]
+    leaves = [leaf for leaf in tf.nest.flatten(data) if empty.has_rows(leaf)]
     if not leaves:
         raise ArgumentError(
             "Expected batches with rows along axis 0, by which replicas weigh. Got "
-            f"data={data!r}, in which nothing has an axis. Give the data set a "
-            "batch(...)."
+            f"{data!r}, in which nothing has an axis. Give the data set a batch(...)."
         )
     known = {leaf.shape[0] for leaf in leaves} - {None}
     if len(known) > 1:
@@ -85,7 +98,18 @@ def _checked_rows(data: Any) -> tf.Tensor | int:
             f"replicas weigh. Got shapes {shapes}. Keep what is not of rows outside of "
             "the data set, or repeat it for each row."
         )
-    return empty.rows_of(data)
+    rows = empty.rows_of(data)
+    others = [empty.length_of(leaf) for leaf in leaves if leaf.shape[0] is None]
+    if len(others) < 2:
+        return rows
+    are_same = tf.debugging.assert_equal(
+        tf.stack(others),
+        rows,
+        "Expected the same number of rows in all parts of a batch, by which replicas "
+        "weigh. Got parts of other lengths on this replica.",
+    )
+    with tf.control_dependencies([] if are_same is None else [are_same]):
+        return tf.identity(rows)
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -98,6 +122,19 @@ def _check_optimizer(optimizer: Any) -> None:
             "gradients of replicas unweighed: the model was compiled again, or keeps "
             "it elsewhere. Call distloss.prepare(model) after model.compile(...), or "
             "wrap it: distloss.DistributedOptimizer(optimizer)."
+        )
+
+
+def _check_mean(metric: Any, values: Any, sample_weight: Any) -> None:
+    step = denominators.current_step()
+    if not isinstance(step, RowWeightedStep) or sample_weight is not None:
+        return
+    if tf.convert_to_tensor(values).shape.rank == 0:
+        raise ContextError(
+            "Expected metrics that belong to the model, or that were given to "
+            "distloss.row_weighted, to weigh numbers of a step by rows. Got "
+            f"{metric.name!r}. Keep it in an attribute of the model, or pass it: "
+            "distloss.row_weighted(step, model, metric)."
         )
 
 
@@ -119,8 +156,8 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
     """What a Keras loss makes of its element losses, in a step weighed by rows."""
     step = denominators.current_step()
     given = functools.partial(of_keras, values, sample_weight, mask, reduction, dtype)
-    is_in_such = isinstance(step, RowWeightedStep)
-    if not is_in_such or reduction in (None, "none") or not values.shape.rank:
+    is_reduced = reduction not in (None, "none") and values.shape.rank
+    if not (isinstance(step, RowWeightedStep) and is_reduced):
         return given()
     is_plain = sample_weight is None and mask is None and reduction != "sum"
     if is_plain and counts_like_rows(values, step):
@@ -130,21 +167,6 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
     sharing = reduce.sharing_of(local, reduction)
     mean = step.mean_of(reduce.total(local), weight, f"loss_{reduction}", sharing)
     return tf.cast(mean, dtype or values.dtype)
-
-
-def _hook_metrics(
-    model: keras.Model, replicas: Replicas, step: RowWeightedStep
-) -> list[tuple[tf.Tensor, Any]]:
-    """Lets metrics weigh what a step tells them; where their results are noted."""
-    metrics = own_steps.metrics_of(model)
-    weigh_scalar_metrics(metrics, replicas)
-    for metric in metrics:
-        if own_steps.takes_means(metric) and not isinstance(metric.update_state, Hook):
-            metric.update_state = Hook(_update_mean, metric)
-        if not isinstance(metric.result, Hook):
-            metric.result = Hook(_result, metric)
-        keep_without_rows(metric.variables)
-    return step.results
 
 
 def _update_mean(metric: Any, values: Any, sample_weight: Any = None) -> Any:
@@ -169,29 +191,38 @@ def _result(metric: Any) -> Any:
     return result
 
 
-def _as_reported(
-    step: RowWeightedStep, logs: Any, results: list[tuple[tf.Tensor, Any]]
+def as_reported(
+    step: RowWeightedStep,
+    logs: Any,
+    mean: Callable[[RowWeightedStep, tf.Tensor], tf.Tensor],
 ) -> Any:
-    """What a step returns: numbers are means over rows of all replicas."""
-    known = {id(result) for result, _ in results}
+    """What a step returns: `mean` of each number that no metric has told it."""
+    known = {id(result) for result, _ in step.results}
 
     def reported(value: Any) -> Any:
         is_number = tf.is_tensor(value) and value.shape.rank == 0
         if id(value) in known or not is_number or not value.dtype.is_floating:
             return value
-        return _mean_over_rows(step, value)
+        return mean(step, value)
 
     return keras.tree.map_structure(reported, logs)
 
 
-def _mean_over_rows(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+def _mean_as_keras_reads(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+    """The mean over rows of all replicas, where Keras has taken that of replicas."""
+    if not keras_averages(step.replicas):
+        return mean_on_each(step, value)
     part = step.weigh(value)
-    if _keras_averages(step.replicas):
-        return part * step.replicas.count_as(part.dtype)
-    return step.replicas.sum(tf.stop_gradient(part), step.named("reported"))
+    return part * step.replicas.count_as(part.dtype)
 
 
-def _keras_averages(replicas: Replicas) -> bool:
+def mean_on_each(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+    """The mean over rows of all replicas, on each of them, by a collective."""
+    part = tf.stop_gradient(step.weigh(value))
+    return step.replicas.sum(part, step.named("reported"))
+
+
+def keras_averages(replicas: Replicas) -> bool:
     """Whether Keras takes the mean over replicas of what steps return."""
     of_others = (tf.distribute.TPUStrategy, tf.distribute.MultiWorkerMirroredStrategy)
     return replicas.keras_sums_metrics and not isinstance(current_strategy(), of_others)

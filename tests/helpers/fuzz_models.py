@@ -264,7 +264,9 @@ def _draw_rare(draw, given):
         given |= {"optimizer": "sgd", "no_weight": "none", "loss_weights": False}
         given |= {"added": (), "l2": False}
     if dtype == "mixed_float16":
-        given["overflow"] = draw.chance(0.3)
+        # Not where all is masked: plain Keras takes 0 times Inf for NaN, and we for
+        # the loss of no weight, which is 0.
+        given["overflow"] = draw.chance(0.3) and given.get("masked") != "all"
     of_numbers = [head.loss != "classes" for head in given["heads"]]
     if given["dealt"] == "static" and of_numbers == [True] and draw.chance(0.4):
         given["metrics"] = "scalar"
@@ -828,7 +830,7 @@ def _report_differences(prefix, tolerance, got, wanted):
         error = abs(got[key] - wanted[key])
         same = np.isclose(got[key], wanted[key], rtol=0, atol=0, equal_nan=True)
         if not same and not error <= tolerance * max(abs(wanted[key]), 0.01):
-            yield f"{prefix}{key}: {got[key]:.6g} for {wanted[key]:.6g}"
+            yield f"{prefix}{key}: {got[key]:.12g} for {wanted[key]:.12g}"
 
 
 # --- the smallest case that fails ----------------------------------------------------
