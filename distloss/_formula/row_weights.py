@@ -36,7 +36,6 @@ class RowWeightedStep(Step):
         self.in_loss = True  # whatever a step calls may be a part of its loss
         self.fused = RowsWithGradients(self)
         self.results: list[tuple[tf.Tensor, Any]] = []
-        self._sums = 0
 
     def count_rows(self) -> tf.Tensor:
         """The rows of all replicas, global float32 scalar.
@@ -44,13 +43,8 @@ class RowWeightedStep(Step):
         By a collective of its own where no optimizer has brought them yet.
         """
         if self.all_rows is None or not _is_here(self.all_rows):
-            self.all_rows = self.replicas.sum(self.rows, self.named("rows"))
+            self.all_rows = self.replicas.sum(self.rows, "rows")
         return self.all_rows
-
-    def named(self, what: str) -> str:
-        """A name for a sum of this step, the same on all replicas."""
-        self._sums += 1
-        return f"{what}_{self._sums}"
 
     def weigh(self, value: tf.Tensor) -> tf.Tensor:
         """This replica's part, n_r / R, of a mean over its rows; 0 without rows."""
@@ -84,9 +78,7 @@ class RowWeightedStep(Step):
             if sharing is not None:
                 parts.append(sharing)
             vector = tf.stop_gradient(tf.stack(parts))
-            rows, denominator, *shared = tf.unstack(
-                self.replicas.sum(vector, self.named(what))
-            )
+            rows, denominator, *shared = tf.unstack(self.replicas.sum(vector, what))
             if shared:
                 denominator = reduce.once(denominator, shared[0], self.replicas)
         own_part = tf.math.divide_no_nan(

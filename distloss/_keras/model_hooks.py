@@ -32,18 +32,25 @@ class Hook(functools.partial[Any]):
     """A method of a model, replaced by one of ours."""
 
 
-def report_global_metrics(model: Any, replicas: Replicas) -> None:
+def report_global_metrics(
+    model: Any, replicas: Replicas, told: dict[str, Any] | None = None
+) -> None:
     """Lets `fit` and `evaluate` of `model`, of either Keras, report over all replicas.
 
     And lets `fit` refuse callbacks of Horovod that fail on Keras 3.
+
+    Args:
+      model: of either Keras.
+      replicas: who shares the batch.
+      told: metrics by the names under which a step of the model's own returns them.
     """
     # Each Keras calls this once per epoch and evaluation, for what it will report.
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
     # https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/engine/training.py
     is_keras_3 = isinstance(model, keras.Model)
     name = "_get_metrics_result_or_logs" if is_keras_3 else _OF_TF_KERAS
-    setattr(model, name, Hook(_global_results_or_logs, model, replicas, name))
-    if is_keras_3:
+    setattr(model, name, Hook(_global_results_or_logs, model, replicas, name, told))
+    if is_keras_3 and not replicas.keras_sums_metrics:
         model.fit = Hook(_fit, model)
 
 
@@ -51,15 +58,26 @@ _OF_TF_KERAS = "_validate_and_get_metrics_result"
 
 
 def _global_results_or_logs(
-    model: Any, replicas: Replicas, name: str, logs: Any
+    model: Any, replicas: Replicas, name: str, told: dict[str, Any] | None, logs: Any
 ) -> Any:
-    def results_or_logs() -> Any:
-        for variable in (v for metric in model.metrics for v in metric.variables):
-            # Summed one by one, since they are few and of several dtypes.
-            variable.assign(_over_replicas(variable, replicas))
-        return getattr(type(model), name)(model, logs)
+    metrics = {id(m): m for m in [*model.metrics, *(told or {}).values()]}.values()
 
-    return unseen_by(model.metrics, results_or_logs)
+    def results_or_logs() -> Any:
+        if not replicas.keras_sums_metrics:
+            for variable in (v for metric in metrics for v in metric.variables):
+                # Summed one by one, since they are few and of several dtypes.
+                variable.assign(_over_replicas(variable, replicas))
+        found = getattr(type(model), name)(model, logs)
+        return {**found, **_results(told, found)} if told else found
+
+    if replicas.keras_sums_metrics:
+        return results_or_logs()
+    return unseen_by(list(metrics), results_or_logs)
+
+
+def _results(told: dict[str, Any], logs: Any) -> dict[str, Any]:
+    """The results of all replicas, of which the last step of one may know a part."""
+    return {name: metric.result() for name, metric in told.items() if name in logs}
 
 
 def _over_replicas(variable: Any, replicas: Replicas) -> tf.Tensor:

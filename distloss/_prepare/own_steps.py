@@ -13,7 +13,7 @@ from distloss._errors import ArgumentError, ContextError
 from distloss._formula import denominators, empty, reduce
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import own_steps
-from distloss._keras.model_hooks import Hook
+from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.chosen_rows import counts_like_rows
 from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
@@ -40,10 +40,13 @@ def _is_own(model: keras.Model, name: str) -> bool:
 def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
     """Lets the steps that `model` has of its own weigh by rows."""
     watch_keras()
+    told: dict[str, Any] = {}
     for name in ("train_step", "test_step"):
         given = getattr(model, name)
         own = given.args[-1] if isinstance(given, Hook) else given
-        setattr(model, name, Hook(take_step, model, replicas, own))
+        setattr(model, name, Hook(take_step, model, replicas, told, own))
+    if not (replicas.count() == 1 or keras_averages(replicas)):
+        report_global_metrics(model, replicas, told)
 
 
 def watch_keras() -> None:
@@ -54,9 +57,16 @@ def watch_keras() -> None:
 
 
 def take_step(
-    model: keras.Model, replicas: Replicas, own: Callable[[Any], Any], data: Any
+    model: keras.Model,
+    replicas: Replicas,
+    told: dict[str, Any],
+    own: Callable[[Any], Any],
+    data: Any,
 ) -> Any:
-    """What `own` makes of this replica's part of a batch, weighed by its rows."""
+    """What `own` makes of this replica's part of a batch, weighed by its rows.
+
+    Notes in `told` which of what it returns are results of metrics.
+    """
     if replicas.count() == 1:
         return as_keras_reads(own(data), model)
     step = RowWeightedStep(rows_of_all_leaves(data), replicas)
@@ -64,7 +74,9 @@ def take_step(
     step.inputs = keras.tree.flatten(padded)
     keep_apart([model], replicas)
     with denominators.during(step):
-        logs = as_reported(step, own(padded), _mean_as_keras_reads)
+        logs = own(padded)
+        told.update(_told_by_metrics(step, logs))
+        logs = as_reported(step, logs, _mean_as_keras_reads)
     return as_keras_reads(logs, model)
 
 
@@ -191,6 +203,12 @@ def _result(metric: Any) -> Any:
     return result
 
 
+def _told_by_metrics(step: RowWeightedStep, logs: Any) -> dict[str, Any]:
+    metrics = {id(result): metric for result, metric in step.results}
+    named = logs.items() if isinstance(logs, dict) else ()
+    return {name: metrics[id(x)] for name, x in named if id(x) in metrics}
+
+
 def as_reported(
     step: RowWeightedStep,
     logs: Any,
@@ -219,7 +237,7 @@ def _mean_as_keras_reads(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
 def mean_on_each(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
     """The mean over rows of all replicas, on each of them, by a collective."""
     part = tf.stop_gradient(step.weigh(value))
-    return step.replicas.sum(part, step.named("reported"))
+    return step.replicas.sum(part, "reported")
 
 
 def keras_averages(replicas: Replicas) -> bool:

@@ -46,8 +46,8 @@ def prepared(model: keras.Model, replicas: Replicas | None, parts: int) -> keras
     for owner, name, value in places:
         setattr(owner, name, replaced(value, lambda optimizer: ours[id(optimizer)]))
     found = replicas_or_current_strategy(replicas)
-    weigh_own_steps(model, found)
     hook_fit(model, found)
+    weigh_own_steps(model, found)
     return model
 
 

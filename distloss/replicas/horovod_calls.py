@@ -119,7 +119,19 @@ def run_named(
         # Eager operations have no name, and Horovod would match them by order.
         key = tuple(sorted(settings.items()))
         return _function_of(collective, f"{name}_eager", key)(tensors)
-    return collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
+    results = collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
+    _keep(results)
+    return results
+
+
+def _keep(results: list[tf.Tensor]) -> None:
+    """Lets the graph run what gave `results`, whatever becomes of them.
+
+    A process whose rows are known to be none multiplies by 0, and TensorFlow takes out
+    what comes to nothing: the others would wait for it for ever. What is stateful stays.
+    """
+    with tf.control_dependencies(results):
+        horovod().size_op()
 
 
 def _not_constant(tensor: tf.Tensor) -> tf.Tensor:

@@ -110,6 +110,33 @@ def test_prepare_alone_trains_and_reports_as_one_process(three, check):
         assert result["evaluate"] == pytest.approx(evaluated, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", problem.OWN)
+def test_a_step_of_its_own_trains_and_reports_as_one_process(three, name):
+    wanted = problem.fitted(problem.OWN[name](), problem.batches(problem.whole()))
+    results = [result["own_steps"][name] for result in three]
+    if name == "two_optimizers":  # compiled for its optimizers, without a loss
+        for history in (wanted["history"], *(r["history"] for r in results)):
+            history.pop("loss", None)
+    assert_as_one_process(results, wanted)
+
+
+def test_a_step_of_its_own_that_is_not_prepared_does_not(three):
+    results = [result["own_steps"]["unprepared"] for result in three]
+    with pytest.raises(AssertionError):
+        assert_equal_ranks(results, tolerance=1e-2)
+
+
+def test_a_row_weighted_loop_trains_as_one_process(three):
+    model = problem.own_means()
+    batches = problem.batches(problem.whole())
+    step = tf.function(model.train_step, reduce_retracing=True)
+    fourth = [float(step(b)["fourth"]) for b in batches for _ in range(2)]
+    results = [result["own_loop"] for result in three]
+    assert_as_one_process(results, {"weights": problem.flat(model.weights)})
+    for result in results:
+        np.testing.assert_allclose(result["fourth"], fourth, rtol=1e-5)
+
+
 @pytest.mark.parametrize("tape", ["averaging_tape", "summing_tape"])
 def test_a_loop_with_horovods_tape_trains_as_one_process(three, tape):
     model = problem.dense("sgd", "mse")

@@ -109,6 +109,89 @@ def two_outputs(optimizer, losses):
     return model
 
 
+class OwnMeans(keras.Model):
+    """A step of raw means, a weighted Keras loss, a regulariser, a tracker."""
+
+    def __init__(self):
+        super().__init__()
+        keras.utils.set_random_seed(1)
+        self.net = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(4, "tanh", kernel_regularizer="l2"),
+                keras.layers.Dense(1),
+            ]
+        )
+        self.tracker = keras.metrics.Mean("tracked")
+        self.weighted = keras.losses.MeanSquaredError(reduction=WEIGHTED)
+        self.built = True
+
+    def call(self, x):
+        return self.net(x)
+
+    def train_step(self, data):
+        x, y, weight = data
+        with tf.GradientTape() as tape:
+            y_pred = self.net(x, training=True)
+            fourth = tf.reduce_mean((y_pred - y) ** 4)
+            loss = fourth + self.weighted(y, y_pred, weight) + sum(self.losses)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        self.tracker.update_state(loss)
+        return {"objective": self.tracker.result(), "fourth": fourth}
+
+
+class TwoOptimizers(keras.Model):
+    """A critic and a generator, each with an optimizer, the critic two steps."""
+
+    def __init__(self):
+        super().__init__()
+        keras.utils.set_random_seed(1)
+        self.critic, self.generator = (
+            keras.Sequential(
+                [
+                    keras.Input((3,)),
+                    keras.layers.Dense(4, "tanh"),
+                    keras.layers.Dense(n),
+                ]
+            )
+            for n in (1, 3)
+        )
+        self.built = True
+
+    def compile(self, optimizers):
+        super().compile()
+        self.optimizers = dict(zip(("critic", "generator"), optimizers, strict=True))
+
+    def train_step(self, data):
+        x, _, weight = data
+        noise = x * weight[:, tf.newaxis] / 3.0
+        for name in ("critic", "critic", "generator"):
+            model = getattr(self, name)
+            with tf.GradientTape() as tape:
+                real, made = self.critic(x), self.critic(self.generator(noise))
+                loss = tf.reduce_mean(made) - tf.reduce_mean(tf.tanh(real))
+                loss = loss if name == "critic" else -tf.reduce_mean(made)
+            weights = model.trainable_variables
+            self.optimizers[name].apply(tape.gradient(loss, weights), weights)
+        return {"generator": loss}
+
+
+def own_means():
+    model = OwnMeans()
+    model.compile(OPTIMIZERS["SGD"]())
+    return model
+
+
+def two_optimizers():
+    model = TwoOptimizers()
+    model.compile([OPTIMIZERS["SGD"](), OPTIMIZERS["SGD"]()])
+    return model
+
+
+OWN = {"own_means": own_means, "two_optimizers": two_optimizers}
+
+
 def two_targets(spans):
     dataset = batches(spans)
     return dataset.map(lambda x, y, w: (x, (y, 2 * y + 1), (w, w**2)))

@@ -334,7 +334,30 @@ def prepared_under_a_loss_scale():
     return fit_prepared(1, keras.optimizers.LossScaleOptimizer(inner))
 
 
+def own_steps():
+    """Models with a step of their own, prepared; and one of them that is not."""
+    results = {}
+    for name, make in problem.OWN.items():
+        model = distloss.prepare(make(), replicas=REPLICAS)
+        results[name] = problem.fitted(model, in_step(mine()))
+    results["unprepared"] = problem.fitted(problem.own_means(), mine())
+    return results
+
+
+def own_loop():
+    """A step of a loop, in which each process has its own rows."""
+    model = problem.own_means()
+    optimizer = DistributedOptimizer(OPTIMIZERS["SGD"](), replicas=REPLICAS)
+    model.optimizer = optimizer
+    step = distloss.row_weighted(model.train_step, model, replicas=REPLICAS)
+    step = tf.function(step, reduce_retracing=True)
+    fourth = [float(step(b)["fourth"]) for b in in_step(mine()) for _ in range(2)]
+    return {"weights": problem.flat(model.weights), "fourth": fourth}
+
+
 CHECKS = (
+    own_steps,
+    own_loop,
     fit_with_wrappers,
     fit_with_horovods_own_optimizer,
     prepared_whole,
