@@ -194,12 +194,6 @@ STILL = {
     ("losses.keras3", "keras.src.trainers.compile_utils.get_loss"): (
         "the loss that an identifier means for these shapes"
     ),
-    ("optimizers.keras3", "keras.src.backend.Variable"): (
-        "of which older keras.Variable is a subclass"
-    ),
-    ("optimizers.keras3", "keras.src.utils.tracking.Tracker"): (
-        "the copy of an optimizer tracks its variables in containers of its own"
-    ),
     ("_prepare.prepare", "keras.src.trainers.compile_utils.CompileLoss"): (
         "whether compute_loss is that of Keras"
     ),
