@@ -12,6 +12,7 @@ import operator
 import os
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -41,6 +42,14 @@ def is_model(value: Any) -> bool:
     """Whether `value` is a model of tf-keras."""
     tf_keras = sys.modules.get("tf_keras")
     return tf_keras is not None and isinstance(value, tf_keras.Model)
+
+
+def make_variables(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Makes the variables of an optimizer of either Keras, where there are none."""
+    if hasattr(optimizer, "_create_all_weights"):  # of tf_keras.optimizers.legacy
+        optimizer._create_all_weights(variables)
+    elif not getattr(optimizer, "built", False):
+        optimizer.build(variables)  # which in tf-keras sees whether there are any
 
 
 @functools.cache
