@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from distloss._formula import denominators
 from distloss._formula.denominators import Step
+from distloss._keras.added_losses import set_losses
 from distloss._keras.model_hooks import Hook
 
 
@@ -32,7 +33,7 @@ def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> An
     with _watched_for_meetings(step):
         y_pred = model(x, **given)
     for layer, losses in step.added.items():
-        layer._losses[:] = losses
+        set_losses(layer, losses)
     return y_pred
 
 
