@@ -1,1 +1,1 @@
-"""Everything private that we know of Keras: facts of versions, hooks."""
+"""Everything private that we know of Keras: the one door to its private names."""

@@ -49,7 +49,7 @@ def make_variables(optimizer: Any, variables: Sequence[Any]) -> None:
     if hasattr(optimizer, "_create_all_weights"):  # of tf_keras.optimizers.legacy
         optimizer._create_all_weights(variables)
     elif not getattr(optimizer, "built", False):
-        optimizer.build(variables)  # which in tf-keras sees whether there are any
+        optimizer.build(variables)  # tf-keras makes none where there are some
 
 
 @functools.cache

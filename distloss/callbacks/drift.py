@@ -30,7 +30,7 @@ class DriftGuard(Callback):
 
     Raises:
       DriftError: when they differ, on all processes: the first variable that differs.
-      ArgumentError: `every` below 1 or no int, or a negative `tolerance`.
+      ArgumentError: `every` is not an int of at least 1, or `tolerance` is negative.
 
     Example:
       >>> from distloss.callbacks import DriftGuard

@@ -65,7 +65,7 @@ class StepSummary(Callback):
                 while name in self._written:  # several outputs, each with the same loss
                     name += "_"
                 self._written[name] = loss.monitor
-        self.model.make_train_function(force=True)  # what was traced notes nothing
+        self.model.make_train_function(force=True)  # those traced before note nothing
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Writes, every so many steps."""

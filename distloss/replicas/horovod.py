@@ -252,7 +252,9 @@ class HorovodReplicas(Replicas):
         return int(self._found_set().process_set_id)
 
     def _is_included(self) -> bool:
-        found = self._found_set()  # whose `included()` knows no elastic change
+        # Not by the set's own `included()`: of Horovod's set of all processes, that may
+        # know only the ranks from before processes came or went.
+        found = self._found_set()
         return self.process_set is None or horovod().rank() in found.ranks
 
     def get_config(self) -> dict[str, Any]:

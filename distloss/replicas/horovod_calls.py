@@ -62,7 +62,7 @@ def process_set_of(ranks: tuple[int, ...]) -> Any:
 
 
 def _among(set_id: int) -> dict[str, Any]:
-    """What each collective is told: who takes part, and that its name is whole."""
+    """Arguments of each collective: its processes, and that its name is complete."""
     process_set = horovod().mpi_ops._temp_process_set_object(set_id)
     return {"process_set": process_set, "ignore_name_scope": True}
 
