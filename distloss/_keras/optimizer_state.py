@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend import Variable  # of which older keras.Variable is a subclass
 from keras.src.utils.tracking import Tracker
 
@@ -43,6 +45,21 @@ def check_has_any(optimizer: Any, gradients: list[Any], variables: list[Any]) ->
     """Raises the ValueError of Keras where no variable has a gradient."""
     if all(gradient is None for gradient in gradients):
         optimizer._filter_empty_gradients(gradients, variables)
+
+
+def strategy_of(optimizer: Any) -> tf.distribute.Strategy:
+    """The strategy in whose scope the optimizer was made."""
+    return optimizer._distribution_strategy
+
+
+def builder_of(optimizer: Any) -> Any:
+    """The `LossScaleOptimizer` that builds the one inside it; called in its `build`.
+
+    None where something else does. Keras tells the one inside nothing of it.
+    """
+    builder = sys._getframe(2).f_locals.get("self")
+    is_scale = isinstance(builder, keras.optimizers.LossScaleOptimizer)
+    return builder if is_scale and builder.inner_optimizer is optimizer else None
 
 
 def copy_of(optimizer: Any) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from distloss._errors import ArgumentError, DriftError
+from distloss._keras.optimizer_state import rule_of
 from distloss.callbacks.callback import Callback, checked_every
 from distloss.replicas.horovod import HorovodReplicas
+from distloss.replicas.horovod_calls import has_wrapped
 
 
 class DriftGuard(Callback):
@@ -110,15 +112,15 @@ def _drift_message(
 ) -> str:
     found = ", ".join(f"{value:.9g}" for value in sums)
     name = getattr(variable, "path", variable.name)  # of tf-keras
-    kind = type(model.optimizer)
     cause = (
         "Broadcast the initial weights with distloss.callbacks.BroadcastState, and "
         "reduce gradients with distloss.DistributedOptimizer(optimizer, "
         "replicas=distloss.HorovodReplicas())."
     )
-    if hasattr(model.optimizer, "_allreduce_grads"):
+    if has_wrapped(model.optimizer):
+        kind = type(rule_of(model.optimizer)).__name__
         cause = (
-            f"The optimizer is hvd.DistributedOptimizer ({kind.__name__}), which never "
+            f"The optimizer is hvd.DistributedOptimizer ({kind}), which never "
             "reduces with Keras 3: https://github.com/horovod/horovod/issues/4290. Use "
             "distloss.DistributedOptimizer instead."
         )

@@ -12,6 +12,7 @@ from distloss._formula import denominators
 from distloss._keras.optimizer_hooks import GivenSums
 from distloss._keras.optimizer_state import rule_of
 from distloss.replicas import Replicas
+from distloss.replicas.horovod_calls import has_wrapped
 
 
 class Settings(NamedTuple):
@@ -70,8 +71,8 @@ def refuse_own_ways_in(keras_class: Any) -> None:
 
 def refuse_horovods_own(optimizer: Any) -> None:
     """Refuses an optimizer that Horovod has distributed."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if hasattr(inner, "_allreduce_grads"):
+    if has_wrapped(optimizer):
+        inner = rule_of(optimizer)
         raise ArgumentTypeError(
             "Expected an optimizer that Horovod has not wrapped. Got "
             f"hvd.DistributedOptimizer ({type(inner).__name__}): with Keras 3 it never "

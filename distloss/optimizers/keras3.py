@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,9 +115,9 @@ class DistributedOptimizer(MicroSteps):
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the variables of the optimizer, and what accumulation needs."""
-        caller = sys._getframe(1).f_locals.get("self")
-        if _wraps(caller, self):
-            _take_over(caller, variables)
+        builder = optimizer_state.builder_of(self)
+        if builder is not None and not isinstance(builder, DistributedOptimizer):
+            _take_over(builder, variables)
         super().build(variables)
         self._open_window(variables)
 
@@ -203,15 +202,6 @@ def undistributed(optimizer: Any) -> Any:
     others = inner_optimizers.exchanged(optimizer, undistributed, back=True)
     vars(view).update(others)
     return view
-
-
-def _wraps(caller: Any, optimizer: DistributedOptimizer) -> bool:
-    """Whether `caller` is a bare LossScaleOptimizer around `optimizer`."""
-    return (
-        isinstance(caller, keras.optimizers.LossScaleOptimizer)
-        and not isinstance(caller, DistributedOptimizer)
-        and caller.inner_optimizer is optimizer
-    )
 
 
 def _take_over(outer: Any, variables: Sequence[Any]) -> None:

@@ -124,7 +124,8 @@ class MicroSteps(GivenSums):
             return
         update = functools.partial(self._update_from, self._window, self._apply_pairs)
         has_batches = self._window.batches > 0
-        self._distribution_strategy.run(self._replicas.call_if, (has_batches, update))
+        strategy = optimizer_state.strategy_of(self)
+        strategy.run(self._replicas.call_if, (has_batches, update))
 
     def _summed(
         self, local: list[Gradient | None], variables: list[Any]

@@ -42,6 +42,12 @@ def horovod() -> Any:
     return hvd
 
 
+def has_wrapped(optimizer: Any) -> bool:
+    """Whether an optimizer, or the one inside it, is an `hvd.DistributedOptimizer`."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return hasattr(inner, "_allreduce_grads")
+
+
 def process_set_of(ranks: tuple[int, ...]) -> Any:
     """The process set of these ranks, which Horovod must know."""
     hvd = horovod()

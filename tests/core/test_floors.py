@@ -211,6 +211,53 @@ def test_a_private_module_of_keras_elsewhere_is_found():
     assert not private_of_keras("_keras.versions", "from keras.src import losses")
 
 
+# -- private attributes of Keras, in rooms that ask `_keras` for them
+
+
+ASK = {"callbacks", "optimizers"}
+
+
+@functools.cache
+def names_of_ours():
+    """Attributes, functions and classes that some module of ours defines."""
+    found = set()
+    for node in (n for source in SOURCES.values() for n in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = getattr(node, "targets", None) or [node.target]
+            names = [n for target in targets for n in ast.walk(target)]
+            found |= {n.id for n in names if isinstance(n, ast.Name)}
+            found |= {
+                n.attr
+                for n in names
+                if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"
+            }
+    return found
+
+
+def private_attributes(module, source):
+    """Those that a room which asks `_keras` uses, and that are not ours."""
+    if not within(module, ASK):
+        return set()
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    names |= {n.value for n in nodes if isinstance(n, ast.Constant)}  # getattr(x, "_y")
+    private = {n for n in names if isinstance(n, str) and n.startswith("_")}
+    return {n for n in private if n.isidentifier() and n[:2] != "__"} - names_of_ours()
+
+
+def test_private_attributes_of_keras_are_asked_for():
+    assert wrong_anywhere(private_attributes) == {}
+
+
+def test_a_private_attribute_of_keras_elsewhere_is_found():
+    assert private_attributes("callbacks.new", "model._compile_metrics")
+    assert private_attributes("optimizers.new", "hasattr(rule, '_backend_reset')")
+    assert not private_attributes("optimizers.new", "self._window._ever_reached")
+    assert not private_attributes("_keras.new", "model._compile_metrics")
+
+
 # -- collectives
 
 

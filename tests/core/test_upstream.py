@@ -214,6 +214,22 @@ def test_keras_tracks_the_variables_of_an_optimizer():
         optimizer_state.check_has_any(copied, [None], [variable])
 
 
+def test_a_loss_scale_optimizer_builds_the_one_inside_in_its_own_build():
+    """optimizer_state.builder_of finds it there, for optimizers to take it over."""
+    seen = []
+
+    class Inner(keras.optimizers.SGD):
+        def build(self, variables):
+            seen.append(optimizer_state.builder_of(self))
+            super().build(variables)
+
+    outer = keras.optimizers.LossScaleOptimizer(Inner())
+    for optimizer in (outer, Inner()):
+        optimizer.build([keras.Variable([1.0])])
+    assert seen[0] is outer
+    assert seen[1:] == [None]
+
+
 @since_keras(3, 15)
 def test_keras_keeps_the_optimizers_of_a_multi_optimizer():
     """inner_optimizers exchanges them."""
