@@ -1,1 +1,1 @@
-"""Everything private that we know of Keras: the one door to its private names."""
+"""What we know of Keras that is private or differs between releases, by subject."""
