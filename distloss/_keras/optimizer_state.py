@@ -57,7 +57,7 @@ def builder_of(optimizer: Any) -> Any:
 
     None where something else does. Keras tells the one inside nothing of it.
     """
-    builder = sys._getframe(2).f_locals.get("self")
+    builder: Any = sys._getframe(2).f_locals.get("self")
     is_scale = isinstance(builder, keras.optimizers.LossScaleOptimizer)
     return builder if is_scale and builder.inner_optimizer is optimizer else None
 
