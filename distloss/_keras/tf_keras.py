@@ -15,6 +15,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -59,3 +60,20 @@ def class_of(ours: type, base: str, name: str) -> Any:
     made = type(name, (ours, operator.attrgetter(base)(tf_keras)), {})
     made.__module__ = ours.__module__
     return tf_keras.saving.register_keras_serializable("distloss")(made)
+
+
+class Callback(keras.callbacks.Callback):
+    """A callback of Keras 3 that `fit` of tf-keras (Keras 2) takes as well.
+
+    That asks callbacks for which batches they have something to do:
+    https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/callbacks.py
+    """
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False

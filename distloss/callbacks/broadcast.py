@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from distloss._errors import ContextError
-from distloss.callbacks.callback import Callback
+from distloss._keras.tf_keras import Callback
 from distloss.callbacks.state import state_of
 from distloss.replicas.horovod import HorovodReplicas
 

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, DriftError
 from distloss._keras.optimizer_state import rule_of
-from distloss.callbacks.callback import Callback, checked_every
+from distloss._keras.tf_keras import Callback
+from distloss.callbacks.arguments import checked_every
 from distloss.replicas.horovod import HorovodReplicas
 from distloss.replicas.horovod_calls import has_wrapped
 

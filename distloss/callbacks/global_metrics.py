@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distloss._keras.model_hooks import report_global_metrics
-from distloss.callbacks.callback import Callback
+from distloss._keras.tf_keras import Callback
 from distloss.replicas.horovod import HorovodReplicas
 
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError
 from distloss._keras.compiled_model import losses_given_to
+from distloss._keras.tf_keras import Callback
 from distloss._keras.versions import per_replica_variable
-from distloss.callbacks.callback import Callback, checked_every
+from distloss.callbacks.arguments import checked_every
 from distloss.optimizers.monitor import Monitor
 
 
