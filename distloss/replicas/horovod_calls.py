@@ -128,6 +128,19 @@ def run_named(
     return collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
 
 
+def reduce_group(
+    tensors: list[tf.Tensor], name: str, set_id: int, *, op: str, compression: str
+) -> list[tf.Tensor]:
+    """`all_reduce` of tensors of one dtype, under a name that tells groups apart."""
+    if not tensors:
+        return []
+    elements = [tensor.shape.num_elements() for tensor in tensors]
+    size = "" if None in elements else f"_{sum(elements)}"
+    name = f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}"
+    settings = {"set_id": set_id, "op": op, "compression": compression}
+    return run_named(all_reduce, name, tensors, **settings)
+
+
 def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
     """`tensor`, computed when the graph runs.
 
