@@ -1,1 +1,1 @@
-"""Everything private that we know of Keras: facts of versions, hooks."""
+"""What we know of Keras that is private or differs between releases, by subject."""

@@ -12,8 +12,10 @@ import operator
 import os
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -43,6 +45,14 @@ def is_model(value: Any) -> bool:
     return tf_keras is not None and isinstance(value, tf_keras.Model)
 
 
+def make_variables(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Makes the variables of an optimizer of either Keras, where there are none."""
+    if hasattr(optimizer, "_create_all_weights"):  # of tf_keras.optimizers.legacy
+        optimizer._create_all_weights(variables)
+    elif not getattr(optimizer, "built", False):
+        optimizer.build(variables)  # tf-keras makes none where there are some
+
+
 @functools.cache
 def class_of(ours: type, base: str, name: str) -> Any:
     """The class `name` of `ours` and `base`, such as "losses.Loss", of tf-keras."""
@@ -50,3 +60,20 @@ def class_of(ours: type, base: str, name: str) -> Any:
     made = type(name, (ours, operator.attrgetter(base)(tf_keras)), {})
     made.__module__ = ours.__module__
     return tf_keras.saving.register_keras_serializable("distloss")(made)
+
+
+class Callback(keras.callbacks.Callback):
+    """A callback of Keras 3 that `fit` of tf-keras (Keras 2) takes as well.
+
+    That asks callbacks for which batches they have something to do:
+    https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/callbacks.py
+    """
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False

@@ -7,9 +7,9 @@ import numbers
 from typing import Any
 
 import keras
-from keras.src.trainers.compile_utils import CompileLoss
 
 from distloss._errors import ArgumentError, ArgumentTypeError
+from distloss._keras.compiled_model import with_losses
 from distloss._keras.tf_keras import is_model
 from distloss._prepare import prepare_own, tf_keras_model
 from distloss._prepare.checks import (
@@ -137,8 +137,7 @@ def _distributed_loss(model: keras.Model, replicas: Replicas | None) -> Any:
     # What is wrapped already stays, and with it what Keras has built around it.
     if keras.tree.flatten(wrapped) == keras.tree.flatten(plain._user_loss):
         return plain
-    weights, names = plain._user_loss_weights, plain.output_names
-    return CompileLoss(wrapped, weights, output_names=names)
+    return with_losses(plain, wrapped)
 
 
 def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 
 from distloss._errors import ContextError
 from distloss._formula import denominators, empty
 from distloss._formula.denominators import Step
 from distloss._formula.terms import Terms
 from distloss._keras import versions
+from distloss._keras.compiled_model import averages_over_workers
 from distloss._keras.model_hooks import unseen_by
 from distloss._prepare.layer_hooks import predictions
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
@@ -231,7 +231,7 @@ def as_keras_reads(results: Any, model: keras.Model) -> Any:
     numbers do not have; elsewhere it does not.
     https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
     """
-    if not _collective_all_reduce_multi_worker(model.distribute_strategy):
+    if not averages_over_workers(model.distribute_strategy):
         return results
     return keras.tree.map_structure(lambda result: result[tf.newaxis], results)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.compile_utils import get_loss as loss_for_shapes
 
 from distloss._errors import NotDecomposableError
 from distloss._formula import reduce
+from distloss._keras.compiled_model import loss_for_shapes
 from distloss._keras.tf_keras import is_of_tf_keras
 from distloss._types import LossLike, Reduction, TensorLike
 from distloss.losses.arguments import (

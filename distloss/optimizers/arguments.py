@@ -9,7 +9,10 @@ import keras
 
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._formula import denominators
+from distloss._keras.optimizer_hooks import GivenSums
+from distloss._keras.optimizer_state import rule_of
 from distloss.replicas import Replicas
+from distloss.replicas.horovod_calls import has_wrapped
 
 
 class Settings(NamedTuple):
@@ -18,6 +21,38 @@ class Settings(NamedTuple):
     replicas: Replicas | None
     accumulation_steps: int
     loss: Any
+
+
+def found_optimizer(optimizer: Any) -> Any:
+    """An optimizer of Keras 3 that can be wrapped."""
+    if isinstance(optimizer, GivenSums):
+        raise ArgumentTypeError(
+            f"Expected an optimizer to wrap. Got optimizer={optimizer.name!r}, a "
+            "DistributedOptimizer already: its gradients would be summed twice. Use "
+            "it as it is."
+        )
+    if not isinstance(optimizer, str | dict | keras.optimizers.Optimizer):
+        raise ArgumentTypeError(
+            "Expected optimizer= to be a keras.optimizers.Optimizer or an identifier "
+            f"such as 'adam'. Got optimizer={optimizer!r} of type "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    try:
+        found = keras.optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            "Expected the name or config of an optimizer that keras.optimizers.get "
+            f"knows, such as 'adam'. Got optimizer={optimizer!r}."
+        ) from error
+    inner = rule_of(found)
+    if inner.gradient_accumulation_steps:
+        raise ArgumentError(
+            "Expected an optimizer that does not accumulate by itself: Keras gives "
+            "each batch the same weight, and fails under MirroredStrategy. Got "
+            f"gradient_accumulation_steps={inner.gradient_accumulation_steps}. Leave "
+            "it out, and pass accumulation_steps= and loss= to DistributedOptimizer."
+        )
+    return found
 
 
 def refuse_own_ways_in(keras_class: Any) -> None:
@@ -36,8 +71,8 @@ def refuse_own_ways_in(keras_class: Any) -> None:
 
 def refuse_horovods_own(optimizer: Any) -> None:
     """Refuses an optimizer that Horovod has distributed."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if hasattr(inner, "_allreduce_grads"):
+    if has_wrapped(optimizer):
+        inner = rule_of(optimizer)
         raise ArgumentTypeError(
             "Expected an optimizer that Horovod has not wrapped. Got "
             f"hvd.DistributedOptimizer ({type(inner).__name__}): with Keras 3 it never "

@@ -11,7 +11,7 @@ from distloss._types import Gradient
 
 
 class Monitor:
-    """Of an optimizer. No `tf.Module`: it is in no checkpoint.
+    """What an optimizer notes. Not a `tf.Module`, so that checkpoints leave it out.
 
     Attributes:
       gradient_norm: float scalar, of the gradients of all variables, summed over

@@ -78,7 +78,7 @@ def distributed_optimizer(
     optimizer: Any, replicas: Replicas | None, accumulation_steps: int
 ) -> Any:
     """An optimizer of the same class and state that sums over `replicas` first."""
-    replicas_or_current_strategy(replicas)  # refuses what is none
+    replicas_or_current_strategy(replicas)  # raises for a wrong argument
     if accumulation_steps != 1:
         raise ArgumentError(
             "Expected accumulation_steps=1 with an optimizer of tf-keras. Got "

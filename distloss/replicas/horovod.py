@@ -1,4 +1,4 @@
-"""Horovod's processes as replicas: the only file that may touch Horovod.
+"""Horovod's processes as replicas: the files of this name alone touch Horovod.
 
 Horovod matches what its processes send by name, so each collective here has a name that
 depends on what it is for, and not on what else a process built or traced:
@@ -21,6 +21,7 @@ from distloss._errors import (
 )
 from distloss._keras.versions import in_symbolic_scope
 from distloss._types import GRADIENT_OPS, Gradient, GradientOp
+from distloss.replicas import horovod_elastic
 from distloss.replicas.base import Replicas
 from distloss.replicas.horovod_calls import (
     SENT,
@@ -29,6 +30,7 @@ from distloss.replicas.horovod_calls import (
     broadcast,
     horovod,
     process_set_of,
+    reduce_group,
     run_named,
 )
 from distloss.replicas.strategy import StrategyReplicas
@@ -159,19 +161,9 @@ class HorovodReplicas(Replicas):
         return sums
 
     def _dense(self, local: Sequence[Gradient], at: list[int], name: str) -> Any:
-        tensors = [local[i] for i in at]
-        if not tensors:
-            return []
-        elements = [tensor.shape.num_elements() for tensor in tensors]
-        size = "" if None in elements else f"_{sum(elements)}"
-        return run_named(
-            all_reduce,
-            f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}",
-            tensors,
-            set_id=self._set_id(),
-            op="Sum" if self.gradient_op == "sum" else "Average",
-            compression=self.compression,
-        )
+        op = "Sum" if self.gradient_op == "sum" else "Average"
+        settings = {"op": op, "compression": self.compression}
+        return reduce_group([local[i] for i in at], name, self._set_id(), **settings)
 
     def _gathered(self, local: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         parts = [local.values, local.indices]
@@ -202,30 +194,7 @@ class HorovodReplicas(Replicas):
 
     def elastic_state(self, variables: Sequence[Any], values: dict[str, Any]) -> Any:
         """A `horovod.common.elastic.State` of `variables` and `values`."""
-        horovod()
-        from horovod.common.elastic import ObjectState
-        from horovod.tensorflow.functions import broadcast_object
-
-        replicas = self
-
-        class State(ObjectState):
-            def save(self) -> None:
-                self._kept = [variable.numpy() for variable in variables]
-                super().save()
-
-            def restore(self) -> None:
-                for variable, value in zip(variables, self._kept, strict=True):
-                    variable.assign(value)
-                super().restore()
-
-            def sync(self) -> None:
-                replicas.broadcast(variables, name="elastic_state")
-                super().sync()
-                self.save()
-
-        state = State(broadcast_object, replicas.rank, **values)
-        state.save()
-        return state
+        return horovod_elastic.state_of(self, variables, values)
 
     def first_rank(self) -> int:
         """The lowest rank of the process set."""
@@ -252,7 +221,9 @@ class HorovodReplicas(Replicas):
         return int(self._found_set().process_set_id)
 
     def _is_included(self) -> bool:
-        found = self._found_set()  # whose `included()` knows no elastic change
+        # Not by the set's own `included()`: of Horovod's set of all processes, that may
+        # know only the ranks from before processes came or went.
+        found = self._found_set()
         return self.process_set is None or horovod().rank() in found.ranks
 
     def get_config(self) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def horovod() -> Any:
     return hvd
 
 
+def has_wrapped(optimizer: Any) -> bool:
+    """Whether an optimizer, or the one inside it, is an `hvd.DistributedOptimizer`."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return hasattr(inner, "_allreduce_grads")
+
+
 def process_set_of(ranks: tuple[int, ...]) -> Any:
     """The process set of these ranks, which Horovod must know."""
     hvd = horovod()
@@ -62,7 +68,7 @@ def process_set_of(ranks: tuple[int, ...]) -> Any:
 
 
 def _among(set_id: int) -> dict[str, Any]:
-    """What each collective is told: who takes part, and that its name is whole."""
+    """Arguments of each collective: its processes, and that its name is complete."""
     process_set = horovod().mpi_ops._temp_process_set_object(set_id)
     return {"process_set": process_set, "ignore_name_scope": True}
 
@@ -72,7 +78,7 @@ def all_reduce(
 ) -> list[tf.Tensor]:
     """The sum over the processes."""
     hvd = horovod()
-    sizes = [tensor.shape.num_elements() or sys.maxsize for tensor in tensors]
+    sizes = [_size(tensor) for tensor in tensors]
     smallest = sizes.index(min(sizes))  # one that varies keeps the group from folding
     return hvd.grouped_allreduce(
         [_not_constant(t) if i == smallest else t for i, t in enumerate(tensors)],
@@ -119,19 +125,45 @@ def run_named(
         # Eager operations have no name, and Horovod would match them by order.
         key = tuple(sorted(settings.items()))
         return _function_of(collective, f"{name}_eager", key)(tensors)
+    graph = tf.compat.v1.get_default_graph()
+    before = _last_in_graph.get(graph)
+    waits_for = [] if before is None else [graph.get_operation_by_name(before)]
+    with tf.control_dependencies(waits_for):
+        tensors = [tf.identity(tensor) for tensor in tensors]
     results = collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
-    _keep(results)
+    _last_in_graph[graph] = _reader_of(results).name
     return results
 
 
-def _keep(results: list[tf.Tensor]) -> None:
-    """Lets the graph run what gave `results`, whatever becomes of them.
+# A process that is known to have no rows multiplies by 0, and TensorFlow takes out what
+# comes to nothing: its graph would leave out a collective, or make it before another,
+# and Horovod counts the groups of each process in the order in which they come:
+# https://github.com/horovod/horovod/blob/v0.28.1/horovod/common/group_table.cc
+# So each collective waits for what has read the one before it. This is its name.
+_last_in_graph: Any = weakref.WeakKeyDictionary()
 
-    A process whose rows are known to be none multiplies by 0, and TensorFlow takes out
-    what comes to nothing: the others would wait for it for ever. What is stateful stays.
-    """
-    with tf.control_dependencies(results):
-        horovod().size_op()
+
+def _reader_of(results: list[tf.Tensor]) -> tf.Operation:
+    """An operation that reads `results` and is kept, for it is stateful."""
+    one = tf.reshape(min(results, key=_size), [-1])[:1]
+    return tf.raw_ops.Assert(condition=horovod().size_op() > 0, data=[one])
+
+
+def _size(tensor: tf.Tensor) -> int:
+    return int(tensor.shape.num_elements() or sys.maxsize)
+
+
+def reduce_group(
+    tensors: list[tf.Tensor], name: str, set_id: int, *, op: str, compression: str
+) -> list[tf.Tensor]:
+    """`all_reduce` of tensors of one dtype, under a name that tells groups apart."""
+    if not tensors:
+        return []
+    elements = [tensor.shape.num_elements() for tensor in tensors]
+    size = "" if None in elements else f"_{sum(elements)}"
+    name = f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}"
+    settings = {"set_id": set_id, "op": op, "compression": compression}
+    return run_named(all_reduce, name, tensors, **settings)
 
 
 def _not_constant(tensor: tf.Tensor) -> tf.Tensor:

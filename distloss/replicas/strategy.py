@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import types
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentTypeError, ContextError
-from distloss._keras import versions
+from distloss._keras import added_losses, versions
 from distloss._types import Gradient
 from distloss.replicas.base import Replicas, without_result
 
@@ -104,7 +103,7 @@ class StrategyReplicas(Replicas):
             return self._sum_while_keras_builds(local)
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
-        with _added_losses_kept(), _in_graph_of_replica():
+        with _meeting_others():
             if _has_several_workers():
                 return self._sum_of_the_same(tf.identity(local), name, context)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
@@ -173,7 +172,7 @@ class StrategyReplicas(Replicas):
         for dtype in dict.fromkeys(g.dtype for g in local):  # a pack has one dtype
             at = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
             packed = [tf.identity(local[i]) for i in at]  # as in `sum`
-            with _in_graph_of_replica():
+            with _meeting_others():
                 summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = gradient
@@ -185,7 +184,8 @@ class StrategyReplicas(Replicas):
         in_one_process = isinstance(current_strategy(), tf.distribute.MirroredStrategy)
         if context is None or not in_one_process or self.count() == 1:
             return read()
-        return context.merge_call(lambda _strategy: read())
+        with _meeting_others():
+            return context.merge_call(lambda _strategy: read())
 
     def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
         """As the base class says; needs replica context.
@@ -218,20 +218,23 @@ class StrategyReplicas(Replicas):
         context = tf.distribute.get_replica_context()
         if context is None:
             raise self._not_in_replica_context()
-        with _in_graph_of_replica():
+        with _meeting_others():
             context.merge_call(call_all, args=(condition,))
 
 
 @contextlib.contextmanager
-def _in_graph_of_replica() -> Iterator[None]:
-    """Says what to do where TensorFlow says that replicas cannot meet here.
+def _meeting_others() -> Iterator[None]:
+    """In which a replica may wait while others take their turns.
 
-    They meet in the graph in which `strategy.run` was called; a `tf.function`, a
-    `tf.cond` or a `tf.while_loop` inside the replica function traces one of its own.
+    Keeps what layers have added on this one, and says what to do where TensorFlow says
+    that replicas cannot meet here. They meet in the graph in which `strategy.run` was
+    called; a `tf.function`, `tf.cond` or `tf.while_loop` inside the replica function
+    traces one of its own.
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/mirrored_run.py
     """
     try:
-        yield
+        with added_losses.kept(tf.distribute.get_strategy):
+            yield
     except RuntimeError as error:
         if isinstance(error, ContextError) or "merge_call" not in str(error):
             raise
@@ -242,37 +245,6 @@ def _in_graph_of_replica() -> Iterator[None]:
             "replicas can use on TPU only) off the inner function and put it around "
             "strategy.run(...); call the loss or optimizer outside the tf.cond."
         ) from error
-
-
-@contextlib.contextmanager
-def _added_losses_kept() -> Iterator[None]:
-    """Keeps what layers added with `add_loss` on this replica through a collective.
-
-    Replicas run as threads that take turns, and a collective in the middle of a step
-    passes the turn on. A layer has one list of added losses for all of them, cleared
-    when the next replica calls the model: when this replica goes on, its model.losses
-    would be those of another.
-    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/layers/layer.py
-    """
-    kept = [(layer, layer._losses[:]) for layer in _layers_in_use()]
-    yield
-    for layer, losses in kept:
-        layer._losses[:] = losses
-
-
-def _layers_in_use() -> Iterator[keras.Layer]:
-    """Each layer that a function on this thread's stack, or its `self`, holds."""
-    seen: set[int] = set()
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        named = (frame.f_globals.get(name) for name in frame.f_code.co_names)
-        owned = getattr(frame.f_locals.get("self"), "__dict__", {})
-        for value in [*frame.f_locals.values(), *named, *owned.values()]:
-            if isinstance(value, keras.Layer) and id(value) not in seen:
-                layers = [x for x in value._flatten_layers() if id(x) not in seen]
-                seen.update(map(id, layers))
-                yield from layers
-        frame = frame.f_back
 
 
 def _has_several_workers() -> bool:

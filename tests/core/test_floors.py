@@ -189,27 +189,6 @@ def test_what_loads_tensorflow_outside_the_child_is_found():
 # -- private modules of Keras
 
 
-# Those outside of `_keras` and `_audit.child`, each with what it needs them for.
-STILL = {
-    ("losses.keras3", "keras.src.trainers.compile_utils.get_loss"): (
-        "the loss that an identifier means for these shapes"
-    ),
-    ("optimizers.keras3", "keras.src.backend.Variable"): (
-        "of which older keras.Variable is a subclass"
-    ),
-    ("optimizers.keras3", "keras.src.utils.tracking.Tracker"): (
-        "the copy of an optimizer tracks its variables in containers of its own"
-    ),
-    ("_prepare.prepare", "keras.src.trainers.compile_utils.CompileLoss"): (
-        "whether compute_loss is that of Keras"
-    ),
-    (
-        "_prepare.steps",
-        "keras.src.backend.tensorflow.trainer._collective_all_reduce_multi_worker",
-    ): "what several workers report",
-}
-
-
 def private_of_keras(module, source):
     """What a module imports of `keras.src` or `tf_keras.src`."""
     if within(module, {"_keras", "_audit.child"}):
@@ -223,14 +202,60 @@ def private_of_keras(module, source):
 
 
 def test_private_modules_of_keras_are_named_in_keras_alone():
-    found = set().union(*(private_of_keras(*item) for item in SOURCES.items()))
-    assert found == set(STILL)
+    assert wrong_anywhere(private_of_keras) == {}
 
 
 def test_a_private_module_of_keras_elsewhere_is_found():
     assert private_of_keras("metrics", "from keras.src.metrics import metric")
     assert private_of_keras("callbacks", "f('tf_keras.src.engine.training')")
     assert not private_of_keras("_keras.versions", "from keras.src import losses")
+
+
+# -- private attributes of Keras, in rooms that ask `_keras` for them
+
+
+ASK = {"callbacks", "optimizers"}
+
+
+@functools.cache
+def names_of_ours():
+    """Attributes, functions and classes that some module of ours defines."""
+    found = set()
+    for node in (n for source in SOURCES.values() for n in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = getattr(node, "targets", None) or [node.target]
+            names = [n for target in targets for n in ast.walk(target)]
+            found |= {n.id for n in names if isinstance(n, ast.Name)}
+            found |= {
+                n.attr
+                for n in names
+                if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"
+            }
+    return found
+
+
+def private_attributes(module, source):
+    """Those that a room which asks `_keras` uses, and that are not ours."""
+    if not within(module, ASK):
+        return set()
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    names |= {n.value for n in nodes if isinstance(n, ast.Constant)}  # getattr(x, "_y")
+    private = {n for n in names if isinstance(n, str) and n.startswith("_")}
+    return {n for n in private if n.isidentifier() and n[:2] != "__"} - names_of_ours()
+
+
+def test_private_attributes_of_keras_are_asked_for():
+    assert wrong_anywhere(private_attributes) == {}
+
+
+def test_a_private_attribute_of_keras_elsewhere_is_found():
+    assert private_attributes("callbacks.new", "model._compile_metrics")
+    assert private_attributes("optimizers.new", "hasattr(rule, '_backend_reset')")
+    assert not private_attributes("optimizers.new", "self._window._ever_reached")
+    assert not private_attributes("_keras.new", "model._compile_metrics")
 
 
 # -- collectives

@@ -1,16 +1,23 @@
 """What we rely on inside Keras and TensorFlow: these fail when upstream moves it."""
 
+import importlib
 import inspect
+import re
 import runpy
 
 import keras
 import pytest
 import tensorflow as tf
 from cases import KERAS, since_keras
-from keras.src.trainers.compile_utils import get_loss
 
 from distloss import DistlossError
-from distloss._keras import versions
+from distloss._keras import inner_optimizers, optimizer_state, tf_keras, versions
+from distloss._keras.compiled_model import (
+    averages_over_workers,
+    loss_for_shapes,
+    losses_given_to,
+    with_losses,
+)
 from distloss._keras.versions import in_symbolic_scope
 
 
@@ -40,7 +47,7 @@ def test_keras_scales_reported_losses_by_the_number_of_replicas():
 
 def test_crossentropy_is_chosen_by_shape():
     """losses._crossentropy asks Keras."""
-    sparse = get_loss("crossentropy", tf.zeros((2,)), tf.zeros((2, 3)))
+    sparse = loss_for_shapes("crossentropy", tf.zeros((2,)), tf.zeros((2, 3)))
     assert sparse.fn is keras.losses.sparse_categorical_crossentropy
 
 
@@ -72,7 +79,7 @@ def test_autograph_raises_our_errors_as_they_are():
 
 
 def test_keras_keeps_added_losses_in_a_list_per_layer():
-    """replicas.strategy._added_losses_kept puts them back after a collective."""
+    """_keras.added_losses puts them back after a collective."""
 
     class Adds(keras.layers.Layer):
         def call(self, x):
@@ -84,6 +91,17 @@ def test_keras_keeps_added_losses_in_a_list_per_layer():
     model(tf.ones((2, 1)))
     assert [float(loss) for loss in layer._losses] == [2.0]
     assert layer in model._flatten_layers()
+
+
+def test_keras_changes_these_lists_in_two_methods():
+    """_keras.added_losses takes their places while a replica waits."""
+    layer = keras.Layer
+    source = inspect.getsource(inspect.getmodule(layer))
+    changes = re.findall(r"\._losses(\.\w+\(| =)", source)
+    assert sorted(changes) == [" =", ".clear(", ".extend("]
+    assert "self._losses.extend(" in inspect.getsource(layer.add_loss)
+    assert "self._losses.clear(" in inspect.getsource(layer._clear_losses)
+    assert "layer._clear_losses()" in inspect.getsource(layer._clear_losses)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +164,7 @@ def test_keras_averages_over_workers_along_an_axis_that_numbers_lack():
 
     source = inspect.getsource(trainer.reduce_per_replica)
     assert 'strategy.reduce("MEAN", v, axis=0)' in source
-    assert not trainer._collective_all_reduce_multi_worker(tf.distribute.get_strategy())
+    assert not averages_over_workers(tf.distribute.get_strategy())
 
 
 def test_keras_adds_to_a_variable_by_assigning_it():
@@ -167,11 +185,75 @@ def test_keras_keeps_what_a_model_was_compiled_with():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", ["mse"], loss_weights=[2.0])
     loss = model._compile_loss
-    assert (loss._user_loss, loss._user_loss_weights) == (["mse"], [2.0])
+    assert (losses_given_to(model), loss._user_loss_weights) == (["mse"], [2.0])
+    other = with_losses(loss, ["mae"])
+    assert (other._user_loss, other._user_loss_weights) == (["mae"], [2.0])
+    assert other.output_names == loss.output_names
+    assert type(other) is type(loss)
     assert model._compile_config.config["optimizer"] is model.optimizer
     assert model._distribute_strategy is None
     assert model._call_has_training_arg
     assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
+
+
+def test_keras_tracks_the_variables_of_an_optimizer():
+    """A copy of optimizer_state has the same, and makes others in a list of its own."""
+    one, variable = keras.optimizers.SGD(0.5, momentum=0.9), keras.Variable([1.0])
+    copied = object.__new__(keras.optimizers.SGD)
+    optimizer_state.give(copied, optimizer_state.copy_of(one))
+    assert copied.variables == one.variables
+    copied.build([variable])
+    assert copied.variables[: len(one.variables)] == one.variables
+    assert len(copied.variables) == len(one.variables) + 1
+    assert "_variables" in dict(copied._trackable_children())
+    assert optimizer_state.variables_of(copied) == [variable]
+    assert optimizer_state.indices_of(copied, [variable]) == [0]
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer_state.check_was_built_for(copied, [keras.Variable([1.0])])
+    with pytest.raises(ValueError, match="No gradients"):
+        optimizer_state.check_has_any(copied, [None], [variable])
+
+
+def test_a_loss_scale_optimizer_builds_the_one_inside_in_its_own_build():
+    """optimizer_state.builder_of finds it there, for optimizers to take it over."""
+    seen = []
+
+    class Inner(keras.optimizers.SGD):
+        def build(self, variables):
+            seen.append(optimizer_state.builder_of(self))
+            super().build(variables)
+
+    outer = keras.optimizers.LossScaleOptimizer(Inner())
+    for optimizer in (outer, Inner()):
+        optimizer.build([keras.Variable([1.0])])
+    assert seen[0] is outer
+    assert seen[1:] == [None]
+
+
+@since_keras(3, 15)
+def test_keras_keeps_the_optimizers_of_a_multi_optimizer():
+    """inner_optimizers exchanges them."""
+    inner = [keras.optimizers.SGD(), keras.optimizers.Adam()]
+    by_name = keras.optimizers.OptimizerMap(inner[0], {"bias": inner[1]})
+    multi = keras.optimizers.MultiOptimizer(by_name)
+    others = {id(one): keras.optimizers.RMSprop() for one in inner}
+    made = inner_optimizers.exchanged(multi, lambda one: others[id(one)])
+    assert made.keys() <= vars(multi).keys()
+    assert made["_inner_optimizers"] == [others[id(one)] for one in multi.optimizers]
+    assert made["_optimizer_map"].default_optimizer is others[id(inner[0])]
+    assert made["_optimizer_map"]["bias"] is others[id(inner[1])]
+
+
+def test_tf_keras_keeps_losses_and_makes_the_variables_of_legacy_optimizers():
+    module = importlib.import_module("tf_keras")
+    model = module.Sequential([module.layers.Dense(1, input_shape=[1])])
+    optimizer = module.optimizers.legacy.SGD(0.5, momentum=0.9)
+    model.compile(optimizer, ["mse"])
+    assert losses_given_to(model) == ["mse"]
+    assert len(optimizer.variables()) == 0
+    for _ in range(2):
+        tf_keras.make_variables(optimizer, model.trainable_variables)
+        assert len(optimizer.variables()) == 3  # iterations, and momenta of two
 
 
 @since_keras(3, 5)

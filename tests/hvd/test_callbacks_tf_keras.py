@@ -123,7 +123,7 @@ def test_the_state_of_a_model_is_its_weights_and_its_optimizers(optimizer):
 
 
 def test_tf_keras_asks_a_callback_for_its_batches():
-    """callbacks._Callback answers."""
+    """_keras.tf_keras.Callback answers."""
     callback = BroadcastState.__new__(BroadcastState)
     wanted = [
         n for n in dir(tf_keras.callbacks.Callback) if n.startswith("_implements")
