@@ -12,7 +12,12 @@ LossLike: TypeAlias = Any
 Gradient: TypeAlias = Any
 
 Reduction: TypeAlias = Literal[
-    "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"
+    "sum_over_batch_size",
+    "mean",
+    "mean_with_sample_weight",
+    "mean_of_row_means",
+    "sum",
+    "none",
 ]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 

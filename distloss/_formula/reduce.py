@@ -199,6 +199,20 @@ def _broadcasts_to(weights: tf.TensorShape, values: tf.TensorShape) -> bool:
     return all(None in pair or 1 in pair or pair[0] == pair[1] for pair in pairs)
 
 
+def row_means(local: Weighted) -> Weighted:
+    """The mean of each row, by the weights of its elements; no weight, no row.
+
+    Returns:
+      elements and a mask of shape `[rows]`.
+    """
+    axes = list(range(1, local.elements.shape.rank))
+    if local.weights is None:
+        return Weighted(tf.reduce_mean(local.elements, axes), None, None)
+    weights = tf.reduce_sum(tf.ones_like(local.elements) * local.weights, axes)
+    means = share(tf.reduce_sum(local.elements, axes), weights)
+    return Weighted(means, None, tf.cast(weights > 0, means.dtype))
+
+
 def total(local: Weighted) -> tf.Tensor:
     """S_r: the sum of the weighted element losses, a local float scalar."""
     return tf.reduce_sum(local.elements)

@@ -65,6 +65,8 @@ class GlobalLoss(denominators.Announces):
         local = reduce.weighted(values, sample_weight, mask)
         if self.global_reduction == "none":
             return local.elements
+        if self.global_reduction == "mean_of_row_means":
+            local = reduce.row_means(local)
         return self._reduced(local)
 
     def _reduced(self, local: reduce.Weighted) -> tf.Tensor:

@@ -43,10 +43,13 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
     |---|---|---|
     | `"sum_over_batch_size"`, `"mean"` | sum(w*v), unmasked | unmasked elements |
     | `"mean_with_sample_weight"` | sum(w*v), unmasked | sum(w), unmasked |
+    | `"mean_of_row_means"` | sum over rows of sum(w*v) / sum(w) | rows with weight |
     | `"sum"` | sum(w*v), unmasked | 1 |
     | `"none"` | not reduced: local w*v per element | - |
 
-    Each is what the wrapped loss alone means on one device; weights with fewer axes
+    Each is what the wrapped loss alone means on one device, but
+    `"mean_of_row_means"`, which Keras does not have: every row (sequence) counts the
+    same, however many of its elements (tokens) have weight. Weights with fewer axes
     than the element losses weigh rows, where Keras 3 takes them by NumPy's rule. Where
     W is 0, the loss and its gradient are 0.
 
