@@ -233,6 +233,16 @@ def test_fit_of_tf_keras_trains_as_one_device(check_of):
         assert_same(result["weights"], result["wanted"], 1e-6)
 
 
+@pytest.mark.parametrize("name", problem.OWN)
+def test_a_step_of_its_own_trains_and_reports_as_one_device(two, name):
+    results = [result["fit_of_own_steps"][name] for result in two[2]]
+    assert results[0]["weights"] == results[1]["weights"]
+    for result in results:
+        assert_same(result["weights"], result["wanted"]["weights"], 1e-5)
+        for key, values in result["wanted"]["history"].items():
+            assert result["history"][key] == pytest.approx(values, rel=1e-5), key
+
+
 def test_fit_of_plain_tf_keras_is_a_mean_of_means(check_of):
     for result in check_of("two", "fit_of_tf_keras"):
         assert np.abs(np.subtract(result["weights"], result["wanted"])).max() > 5e-3

@@ -53,6 +53,67 @@ def compiled(optimizer, reduction=WEIGHTED):
     return model
 
 
+class OwnStep(keras.Model):
+    """A step of raw means and a masked, weighted Keras loss; a tracker of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+        self.weighted = keras.losses.MeanSquaredError(reduction=WEIGHTED)
+        self.tracker = keras.metrics.Mean("tracked")
+        self.built = True
+
+    def train_step(self, data):
+        x, y, weight = data
+        with tf.GradientTape() as tape:
+            y_pred = self.net(x, training=True)
+            fourth = tf.reduce_mean(tf.square(y_pred - y) ** 2)
+            loss = fourth + self.weighted(y, y_pred, weight) + sum(self.losses)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        self.tracker.update_state(loss)
+        return {"objective": self.tracker.result(), "fourth": fourth}
+
+
+class TwoOptimizers(keras.Model):
+    """A body and a head with an optimizer each, updated twice and once."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh")])
+        self.head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        self.built = True
+
+    def compile(self, optimizers):
+        super().compile()
+        self.optimizers = optimizers
+
+    def train_step(self, data):
+        x, y, _ = data
+        for at, part in ((0, self.body), (1, self.head), (0, self.body)):
+            with tf.GradientTape() as tape:
+                error = self.head(self.body(x[:, 0])) - y[:, 0]
+                loss = tf.reduce_mean(tf.abs(error) ** 3)
+            weights = part.trainable_variables
+            self.optimizers[at].apply(tape.gradient(loss, weights), weights)
+        return {"cubic": loss}
+
+
+def own_step():
+    model = OwnStep()
+    model.compile(optimizer_of("SGD"))
+    return model
+
+
+def two_optimizers():
+    model = TwoOptimizers()
+    model.compile([optimizer_of("SGD"), optimizer_of("SGD")])
+    return model
+
+
+OWN = {"own_step": own_step, "two_optimizers": two_optimizers}
+
+
 def rows_of(ids):
     """The rows with these numbers, from constants in the graph."""
     return ids, *(tf.gather(array, ids) for array in (X, Y, WEIGHT))

@@ -154,7 +154,21 @@ def fit_of_tf_keras_prepared():
     return fit_of_tf_keras(distloss.prepare)
 
 
+def fit_of_own_steps():
+    """Also what one device gives, from the weights that the workers start with."""
+    results, data = {}, whole().map(problem.without_ids)
+    for name, make in problem.OWN.items():
+        with strategy.scope():
+            model = distloss.prepare(make())
+        alone = make()
+        alone.set_weights(model.get_weights())
+        wanted = problem.fitted(alone, data)
+        results[name] = {**problem.fitted(model, data), "wanted": wanted}
+    return results
+
+
 CHECKS = [
+    fit_of_own_steps,
     loop_with_wrappers,
     loop_with_mean_share,
     loop_with_means_of_means,
