@@ -25,6 +25,7 @@ from _bench.pairs import compared
 from _bench.steps import (
     FitStep,
     LoopStep,
+    OwnFitStep,
     by_hand_counted,
     by_hand_static,
     counted,
@@ -77,6 +78,21 @@ def fit(options):
                 row |= compared(plain, {"prepare": ours}, options.pairs)
                 add_graphs(row, plain, {"prepare": ours}, options.traces)
                 found.append(row)
+    return found
+
+
+def own_step(options):
+    """`fit` of a prepared model with a train_step of its own, against the plain one."""
+    found = []
+    for name in options.models:
+        for count in options.replicas:
+            strategy, rows = strategy_of(count), options.rows
+            plain = OwnFitStep(strategy, name, rows=rows)
+            ours = OwnFitStep(strategy, name, rows=rows, microbatches=1)
+            row = {"model": name, "replicas": count}
+            row |= compared(plain, {"prepare": ours}, options.pairs)
+            add_graphs(row, plain, {"prepare": ours}, options.traces)
+            found.append(row)
     return found
 
 
@@ -204,6 +220,7 @@ QUESTIONS = {
     for f in (
         loss,
         fit,
+        own_step,
         optimizer,
         microbatches,
         growth,

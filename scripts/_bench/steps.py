@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 import distloss
-from _bench.models import MODELS, crossentropy
+from _bench.models import MODELS, crossentropy, with_own_step
 from _bench.pairs import operations
 
 # Steps of `fit` are kept until the program ends, and it ends without destroying them:
@@ -83,10 +83,12 @@ class LoopStep:
 class FitStep:
     """What `fit` runs for each batch of a compiled model."""
 
+    make = staticmethod(lambda name: MODELS[name])
+
     def __init__(self, strategy, name, optimizer=None, rows=64, **prepared):
         """`prepared`: arguments of `distloss.prepare`; none for plain Keras."""
         with strategy.scope():
-            model, x, y = MODELS[name](rows)
+            model, x, y = self.make(name)(rows)
             model.compile((optimizer or plain_sgd)(), crossentropy(), jit_compile=False)
             if prepared:
                 distloss.prepare(model, **prepared)
@@ -115,6 +117,12 @@ class FitStep:
             return self._strategy.run(self.model.train_step, args=(next(batches),))
 
         return len(operations(step.get_concrete_function(self._batches).graph))
+
+
+class OwnFitStep(FitStep):
+    """The same for a model with a train_step of its own."""
+
+    make = staticmethod(lambda name: with_own_step(MODELS[name]))
 
 
 def plain_sgd(**options):

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 TITLES = {
     "loss": "DistributedLoss in a loop, against compute_average_loss by hand",
     "fit": "fit of a prepared model, against that of plain Keras",
+    "own_step": "fit of a prepared model with a step of its own, against the plain one",
     "optimizer": "DistributedOptimizer, against the bare one",
     "microbatches": "A batch in 4 parts, against the whole batch",
     "growth": "fit of a prepared model on more replicas, against plain Keras",
