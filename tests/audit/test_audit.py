@@ -97,15 +97,15 @@ def test_float64_finds_what_half_precision_hides(forked):
 
 def test_float64_clears_what_is_only_rounding(forked, monkeypatch):
     """As if float32 were exact to one bit: then its rounding is a difference."""
-    in_float64 = compare.Ruler._least
+    in_float64 = compare.Tolerance._least
 
     def least(self, *seen):
         fine = self.facts.eps == 2.0**-52
         return in_float64(self, *seen) if fine else [0.0] * len(self.facts.sizes)
 
-    monkeypatch.setattr(compare.Ruler, "_least", least)
+    monkeypatch.setattr(compare.Tolerance, "_least", least)
     exact = property(lambda self: self.eps**0.6 if self.eps == 2.0**-52 else 2e-8)
-    monkeypatch.setattr(compare.Facts, "tolerance", exact)
+    monkeypatch.setattr(compare.StepFacts, "rounding", exact)
     report = distloss.audit(builds.right, replicas=(1, 2))
     assert report.agrees
     assert max(m.error for m in report.measured) < 1e-14

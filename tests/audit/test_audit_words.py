@@ -8,13 +8,14 @@ import pytest
 import test_diagnosis as measured
 from builds import dense_model
 
-from distloss._audit import session
-from distloss._audit.checks.causes import CAUSES, Model, remedy_for, words_of
-from distloss._audit.checks.diagnosis import NotRun
+from distloss._audit.checks.cause import Model
+from distloss._audit.checks.compare import NotRun
+from distloss._audit.checks.diagnosis import reviewed
 from distloss._audit.checks.probes import empty
+from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.child import measure
 from distloss._audit.report import wording
-from distloss._audit.report.findings import Finding, Measured, Report
+from distloss._audit.report.findings import Measured, Report
 
 CAN = Model()
 LOOP = Model(is_keras=False)
@@ -22,11 +23,11 @@ REFUSED = Model(refusal="It has its own train_step.")
 PREPARED = Model(prepared=True)
 HOROVOD = Model(horovod=True)
 
-NAME_PREPARE = [c for c, (_, remedy) in CAUSES.items() if "distloss.prepare" in remedy]
+NAME_PREPARE = [c for c in CAUSES if "distloss.prepare" in str(CAUSES[c].remedy)]
 
 
 def finding(cause, replicas=2):
-    return Finding(cause, replicas, 1.0, 0.0, (), *words_of(cause))
+    return CAUSES[cause].finding(replicas, 1.0)
 
 
 def report(findings, agrees):
@@ -37,7 +38,7 @@ def report(findings, agrees):
 
 @pytest.mark.parametrize("cause", NAME_PREPARE)
 def test_advice_is_what_this_model_can_take(cause):
-    _, remedy = words_of(cause)
+    remedy = str(CAUSES[cause].remedy)
     assert "distloss.prepare(model" in remedy_for(remedy, CAN)
     assert "distloss.prepare" not in remedy_for(remedy, LOOP)
     refused = remedy_for(remedy, REFUSED)
@@ -114,9 +115,9 @@ def test_a_mean_of_means_on_an_even_split_does_not_say_that_it_is_rare():
 
 
 def test_no_finding_calls_the_gradient_right_that_another_calls_wrong():
-    alone = session._consistent([finding("report-only")])
+    alone = reviewed([finding("report-only")])
     assert "gradient is right" in alone[0].explanation
-    both = session._consistent([finding("report-only"), finding("mean-of-means", 4)])
+    both = reviewed([finding("report-only"), finding("mean-of-means", 4)])
     assert "right" not in both[0].explanation
     assert [f.cause for f in both] == ["report-only", "mean-of-means"]
 
