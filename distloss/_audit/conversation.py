@@ -183,7 +183,7 @@ class Child:
         return None
 
     def last_words(self) -> str:
-        """The end of what it printed, or of what was printed before there was it."""
+        """The end of what it printed, or of what was printed before it was forked."""
         for log in (self._log, self._first_log):
             lines = [line for line in log.lines() if not _OF_TENSORFLOW.match(line)]
             if lines or self.sockets:

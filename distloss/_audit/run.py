@@ -173,5 +173,5 @@ def _check_timeout(timeout: Any) -> None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise ArgumentTypeError(f"{wanted} Got timeout={timeout!r}.")
-    if not 0 < float(timeout) < math.inf:  # not a number is neither
+    if not 0 < float(timeout) < math.inf:  # NaN is not
         raise ArgumentError(f"{wanted} Got timeout={timeout!r}.")

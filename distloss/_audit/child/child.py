@@ -38,7 +38,7 @@ class Connection:
         self.answer(hello)
 
     def _listen(self) -> None:
-        # Reset, not closed, where the parent died before it read what we sent.
+        # A parent that died before it read what we sent makes this an OSError.
         with (
             contextlib.suppress(OSError),
             self._socket.makefile(encoding="utf-8") as lines,
@@ -190,7 +190,7 @@ def serve(settings: dict[str, Any]) -> None:
         except BaseException as error:  # sys.exit of the user's code, too
             answer = {"error": _error(error)}
             _flush()
-        if os.getpid() != own:  # a fork that the user's code left to go on
+        if os.getpid() != own:  # a fork of the user's code, which came back here
             os._exit(0)
         connection.answer(answer)
 

@@ -118,11 +118,13 @@ def checked_batch(batch: Any, replicas: int, model: Any = None) -> Any:
 
 
 def _as_fit_hands_it(batch: Any) -> Any:
-    """By Keras' own hands: packed, cast, weights for each output, standardized."""
+    """By Keras' own adapter: packed, cast, with weights for each output."""
     x, y, weight = batch, None, None
     if isinstance(batch, (tuple, list)):
         if not 1 <= len(batch) <= 3:
-            return batch  # only a data set hands out such a one
+            return (
+                batch  # no (x, y, weight): a data set may hold such nests, arrays not
+            )
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
     arrays = [leaf for leaf in leaves_of(batch) if _has_rows(leaf)]
     _check_same_rows(arrays)
@@ -131,13 +133,13 @@ def _as_fit_hands_it(batch: Any) -> Any:
         adapter = get_data_adapter(x, y, weight, batch_size=max(rows, default=None))
         found = _first_of(adapter.get_tf_dataset())
     flat = tf.nest.flatten(found)
-    missing = tf.experimental.Optional  # as which None goes through a data set
+    missing = tf.experimental.Optional  # a data set holds None as one of these
     flat = [None if isinstance(leaf, missing) else leaf for leaf in flat]
     return tf.nest.pack_sequence_as(found, flat)
 
 
 def _text(leaf: Any) -> Any:
-    """Texts as TensorFlow holds them, of which `fit` takes no other arrays."""
+    """Texts as tensors: `fit` takes no NumPy arrays of them."""
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "US":
         return tf.convert_to_tensor(leaf)
     return leaf
@@ -160,7 +162,7 @@ def _told_by_us() -> Iterator[None]:
 
 
 def _first_of(batch: Any) -> Any:
-    """The first batch of a data set; what is none, as it is."""
+    """The first batch of a data set; anything else as it is."""
     sequence = getattr(sys.modules.get("tf_keras"), "utils", None)
     sequences = (keras.utils.PyDataset, getattr(sequence, "Sequence", ()))
     if isinstance(batch, sequences):

@@ -132,7 +132,7 @@ def _is_treated(
     tape = dataclasses.replace(deviation.probe, observe="tape")
     whole = comparison.look(1, tape.on_one())
     if comparison.facts.tapes > 1 and not whole.moves_weights:
-        return False  # the first tape of several tells nothing of the others
+        return False  # only the first of several tapes is recorded
     parts = comparison.parts(tape)
     if not norm(whole.gradient) or not all(map(norm, parts)):
         return False
