@@ -13,16 +13,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distloss._audit.child import built as built_by
-from distloss._audit.child import described, observed, state
-from distloss._audit.child.built import as_tensors, built
+from distloss._audit.child import described, observed
+from distloss._audit.child.built import (
+    as_tensors,
+    built,
+    digests,
+    loaded_batch,
+    save_batch,
+)
 from distloss._audit.child.contract import in_order, leaves_of, with_leaves
 from distloss._audit.child.devices import Devices
 from distloss._audit.child.float64 import compute_in_float64
 from distloss._audit.child.holdings import path_of, shared_variables, variables_of
 from distloss._audit.child.instruments import Instruments, installed
 from distloss._audit.child.recorder import components
-from distloss._audit.child.state import State
+from distloss._audit.child.state import State, load_weights, save_weights
 from distloss._audit.child.traced import Step, Traced
 from distloss._errors import AuditError
 
@@ -89,16 +94,16 @@ class StepUnderTest:
         """The digest of each row that each replica gets first of the data set."""
         with self._devices.scope():
             batches = self._devices.first_batches(self._built.model.dataset)
-        return [built_by.digests(batch) for batch in batches]
+        return [digests(batch) for batch in batches]
 
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
-        built_by.save_batch(self._built.batch, path)
+        save_batch(self._built.batch, path)
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
         replicas = self._devices.replicas
-        batch = built_by.loaded_batch(self._built.batch, path, replicas)
+        batch = loaded_batch(self._built.batch, path, replicas)
         self._built = dataclasses.replace(self._built, batch=batch)
 
     def advice(self) -> dict[str, Any]:
@@ -124,7 +129,7 @@ class StepUnderTest:
         )
 
     def _trace_with_all_variables(self) -> Traced:
-        """Traces until no trace creates a variable any more, whose gradient is lost."""
+        """Traces again where a trace creates variables, which were not recorded."""
         model, recorder = self._built.model, self._instruments.recorder
         step = Step(self._built, self._devices, self._instruments)
         error = next((t.error for t in self._traced.values() if t.error), None)
@@ -165,12 +170,12 @@ class StepUnderTest:
 
     def save_weights(self, path: str) -> None:
         """Writes the weights for others, who must start from the same."""
-        state.save_weights(self._shared_variables(), path)
+        save_weights(self._shared_variables(), path)
 
     def load_weights(self, path: str) -> None:
         """Takes the weights that another wrote."""
         variables = self._shared_variables()
-        state.load_weights(variables, path, self._devices.replicas)
+        load_weights(variables, path, self._devices.replicas)
         self._remember()
 
     def _shared_variables(self) -> list[Any]:

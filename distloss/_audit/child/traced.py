@@ -83,6 +83,9 @@ class Step:
 
         Args:
           error: why it cannot, if that is known.
+
+        Raises:
+          Exception: of the step of a compiled model, which `fit` would trace, too.
         """
         built, unbuilt = self._built, self._instruments.unbuilt
         whole = [[0, built.rows]] * self._devices.replicas
@@ -102,7 +105,7 @@ class Step:
                 self._look_at(graph)
                 return Traced(function, graph)
         if error is not None and built.is_keras:
-            raise error  # `fit` would trace it too
+            raise error
         self._build_optimizers(arguments)
         return Traced(self.on_all, error=error)
 
