@@ -210,9 +210,10 @@ class Session:
     def _judge(self, baseline: Baseline) -> None:
         """Compares each number of replicas with one."""
         failures = self._compare(baseline)
-        before = len(baseline.findings)
+        known, noted = len(baseline.findings), len(baseline.skipped)
         diagnosis.look_at_one_device_again(baseline)
-        self._findings += baseline.findings[before:]
+        self._findings += baseline.findings[known:]
+        self._skipped += baseline.skipped[noted:]
         self._judge_builds(baseline)
         if failures and not self._findings:
             raise AuditError(failures[0])

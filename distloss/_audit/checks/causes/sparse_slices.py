@@ -40,7 +40,7 @@ def _apart(look: Look, facts: StepFacts, count: int, probe: Probe) -> Difference
 
 def _on_one(baseline: Baseline) -> None:
     if not baseline.is_random:
-        baseline.attempt("accumulation", lambda: _slices_on_one(baseline))
+        baseline.attempt("slices", lambda: _slices_on_one(baseline))
 
 
 def _slices_on_one(baseline: Baseline) -> None:
