@@ -53,7 +53,7 @@ _DOING = {
     "start": "loading TensorFlow",
     "load": "importing the file of build",
     "build": "calling build()",
-    "deal": "taking the first batch of dataset()",
+    "sharding": "taking the first batch of dataset()",
     "trace": "tracing the training step",
     "run": "running the training step",
 }

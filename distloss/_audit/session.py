@@ -175,7 +175,7 @@ class Session:
         return int(built["rows"])
 
     def _judge_sharding(self) -> None:
-        answers = self._children.ask_all("deal", "dealing out a batch")
+        answers = self._children.ask_all("sharding", "dealing out a batch")
         rows = {n: [*itertools.chain.from_iterable(a)] for n, a in answers.items()}
         for count in sorted(set(rows) - {1}):
             self._findings += diagnosis.sharding_of(rows[1], rows[count])

@@ -90,7 +90,7 @@ class StepUnderTest:
         has_data_set = callable(getattr(self._built.model, "dataset", None))
         return {"rows": self._built.rows, "dataset": has_data_set}
 
-    def deal(self) -> list[list[str]]:
+    def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
         with self._devices.scope():
             batches = self._devices.first_batches(self._built.model.dataset)
