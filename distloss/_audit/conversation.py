@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ _DOING = {
     "start": "loading TensorFlow",
     "load": "importing the file of build",
     "build": "calling build()",
-    "deal": "taking the first batch of dataset()",
+    "sharding": "taking the first batch of dataset()",
     "trace": "tracing the training step",
     "run": "running the training step",
 }
@@ -183,7 +183,7 @@ class Child:
         return None
 
     def last_words(self) -> str:
-        """The end of what it printed, or of what was printed before there was it."""
+        """The end of what it printed, or of what was printed before it was forked."""
         for log in (self._log, self._first_log):
             lines = [line for line in log.lines() if not _OF_TENSORFLOW.match(line)]
             if lines or self.sockets:
@@ -217,6 +217,60 @@ class ChildError(AuditError):
     def __init__(self, message: str, error: Any = None) -> None:
         super().__init__(message)
         self.error = error
+
+
+class Children:
+    """A child for each number of replicas, asked together or one alone.
+
+    Args:
+      children: by the number of replicas.
+      progress: called with what is being done.
+
+    Attributes:
+      failed: why some cannot be asked any more, by the number of replicas.
+    """
+
+    def __init__(
+        self, children: dict[int, Child], progress: Callable[[str], None]
+    ) -> None:
+        self._children, self.progress = children, progress
+        self.failed: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of replicas, 1 is the first."""
+        return iter(sorted(self._children))
+
+    def ask_all(
+        self, name: str, words: str, fatal: Sequence[int] | None = None, **about: Any
+    ) -> dict[int, list[Any]]:
+        """What each child answers, all at work at the same time.
+
+        Raises:
+          ChildError: one of `fatal` failed (all, if it is None); others are noted.
+        """
+        self.progress(words)
+        asked = {n: c for n, c in self._children.items() if n not in self.failed}
+        for child in asked.values():
+            child.ask(name, **about)
+        answers = {}
+        for count, child in asked.items():
+            try:
+                answers[count] = child.answers()
+            except ChildError as error:
+                if fatal is None or count in fatal:
+                    raise
+                self.failed[count] = str(error)
+        return answers
+
+    def ask(self, count: int, name: str, about: str = "", **more: Any) -> list[Any]:
+        """What each process of one child answers.
+
+        Raises:
+          ChildError: it raised, died, or took too long.
+        """
+        child = self._children[count]
+        child.ask(name, about, **more)
+        return child.answers()
 
 
 # What TensorFlow puts before the words that matter.

@@ -18,7 +18,7 @@ class Log:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = str(path)
         os.mkfifo(path, 0o600)
-        # Writing too, or it would be at its end whenever no child has it open.
+        # For writing, too: else a read meets the end whenever no child has it open.
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self._tail = b""
 

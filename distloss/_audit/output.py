@@ -14,12 +14,13 @@ from typing import Any
 from distloss._audit.report.printable import printable
 from distloss._errors import ArgumentError
 
-# What a folder says that takes no new file: it is read-only, or the file is mounted.
+# Errors of a folder in which no file can be made: it is read-only, or the file that
+# is there is a mount.
 _NO_NEW_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 
 
 def check(path: pathlib.Path | None, build: str) -> None:
-    """Refuses a path that cannot be written, before the work of minutes.
+    """Refuses a path that cannot be written, before minutes of work.
 
     Leaves no trace.
 

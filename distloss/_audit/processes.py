@@ -27,7 +27,7 @@ _SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "KERAS_BACKEND": "tensorflow",
     "DISTLOSS_AUDIT": "child",
-    "PYTHONUNBUFFERED": "1",  # what was printed last stands last
+    "PYTHONUNBUFFERED": "1",  # or a process that dies takes its last words along
     # Large tensors go back to the system at once: several children share its memory.
     "MALLOC_MMAP_THRESHOLD_": "1048576",
     "MALLOC_TRIM_THRESHOLD_": "16777216",
@@ -37,7 +37,8 @@ _SETTINGS = {
 @contextlib.contextmanager
 def folder() -> Iterator[str]:
     """A folder for all files of an audit, removed afterwards with what is in it."""
-    # The address of a socket has at most 107 characters, also of the user's below it.
+    # Linux allows 107 characters for the address of a socket: of ours, and of those
+    # that the user's code makes in its TMPDIR below.
     try:
         place = None if len(tempfile.gettempdir()) < 50 else "/tmp"
         made = tempfile.TemporaryDirectory(
@@ -138,7 +139,7 @@ def _own_settings(settings: dict[str, Any], count: int, engine: str) -> dict[str
     }
 
 
-# Without the folder that it is called in, where anything may be called `random.py`.
+# Nothing is imported from the current folder, where a file may be called `random.py`.
 _MAIN = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
     "from distloss._audit.child.child import main; main()"
@@ -199,14 +200,14 @@ def _environment(settings: dict[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """Makes a polite kill of the audit end its children as Ctrl-C does."""
+    """Makes SIGTERM end the children of the audit, as Ctrl-C does."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, which alone may say this
+    except ValueError:  # only the main thread may set handlers of signals
         yield
         return
     try:

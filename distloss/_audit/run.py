@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from distloss._audit import conversation, processes
+from distloss._audit.checks.table import CAUSES
 from distloss._audit.report.findings import Finding, Report, Skipped
-from distloss._audit.session import Session
+from distloss._audit.session import Session, Verdict
 from distloss._audit.target import target_of
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
@@ -64,7 +65,7 @@ def audit(  # noqa: PLR0913
       a frozen `Report`.
 
     Raises:
-      ArgumentError, ArgumentTypeError: an argument that is none.
+      ArgumentError, ArgumentTypeError: an argument is of a wrong kind or value.
       AuditError: the step could not be checked: `build` raised, hung, returned
         something else, or the step cannot run.
 
@@ -89,29 +90,29 @@ def audit(  # noqa: PLR0913
         target = target_of(build, pathlib.Path(folder))
         settings = {"folder": folder, "devices": devices, "target": target.settings}
 
-        def verdict(counts: Sequence[int], *, float64: bool) -> Session:
+        def verdict(counts: Sequence[int], *, float64: bool) -> Verdict:
             own = settings | {"float64": float64}
-            with processes.children(counts, own, engine) as children:
-                session = Session(children, target, progress or _quiet, started)
-                for child in children.values():
+            with processes.children(counts, own, engine) as started_children:
+                for child in started_children.values():
                     child.limits = conversation.Limits.all(timeout)
-                session.judge(float64=float64)
-                return session
+                children = conversation.Children(started_children, progress or _quiet)
+                session = Session(children, target, started, float64=float64)
+                return session.verdict(engine)
 
-        session = verdict(counts, float64=False)
-        report = session.report(engine)
-        if session.doubts and session.patient():
-            report = _decided(report, session.doubts, verdict)
-        return report
+        first = verdict(counts, float64=False)
+        return (
+            _decided(first, verdict) if first.doubts and first.patient else first.report
+        )
 
 
-def _decided(report: Report, doubts: dict[int, float], verdict: Any) -> Report:
-    """`report` with what may be rounding decided by the same step in float64."""
+def _decided(first: Verdict, verdict: Callable[..., Verdict]) -> Report:
+    """The report, with what may be rounding decided by the same step in float64."""
+    report, doubts = first.report, first.doubts
     where = ", ".join(map(str, doubts))
     check = f"rounding on {where} replicas"
     worst = f"a difference of {max(doubts.values()):.1g} may be rounding or more"
     try:
-        shadow = verdict([1, *doubts], float64=True).report(report.engine)
+        shadow = verdict([1, *doubts], float64=True).report
     except AuditError as error:
         why = f"{worst}; float64, which would decide, did not run: {error}"
         return dataclasses.replace(
@@ -137,7 +138,7 @@ def _decided(report: Report, doubts: dict[int, float], verdict: Any) -> Report:
 
 def _is_no_rounding(finding: Finding) -> bool:
     """What float64 need not show: an overflow, a NaN, a step that raises."""
-    return finding.cause == "overflow-not-agreed" or math.isnan(finding.scale)
+    return CAUSES[finding.cause].beyond_rounding or math.isnan(finding.scale)
 
 
 def _quiet(_text: str) -> None:
@@ -172,5 +173,5 @@ def _check_timeout(timeout: Any) -> None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise ArgumentTypeError(f"{wanted} Got timeout={timeout!r}.")
-    if not 0 < float(timeout) < math.inf:  # not a number is neither
+    if not 0 < float(timeout) < math.inf:  # NaN is not
         raise ArgumentError(f"{wanted} Got timeout={timeout!r}.")

@@ -15,8 +15,8 @@ import distloss
 from distloss import cli
 from distloss._audit import conversation
 from distloss._audit.checks import compare
-from distloss._audit.child import built, child, lint
-from distloss._audit.child.place import Place, StrategyReplicas
+from distloss._audit.child import child, contract, lint
+from distloss._audit.child.devices import Devices, StrategyReplicas
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 BUILDS = pathlib.Path(builds.__file__)
@@ -97,15 +97,15 @@ def test_float64_finds_what_half_precision_hides(forked):
 
 def test_float64_clears_what_is_only_rounding(forked, monkeypatch):
     """As if float32 were exact to one bit: then its rounding is a difference."""
-    in_float64 = compare.Ruler._least
+    in_float64 = compare.Tolerance._least
 
     def least(self, *seen):
         fine = self.facts.eps == 2.0**-52
         return in_float64(self, *seen) if fine else [0.0] * len(self.facts.sizes)
 
-    monkeypatch.setattr(compare.Ruler, "_least", least)
+    monkeypatch.setattr(compare.Tolerance, "_least", least)
     exact = property(lambda self: self.eps**0.6 if self.eps == 2.0**-52 else 2e-8)
-    monkeypatch.setattr(compare.Facts, "tolerance", exact)
+    monkeypatch.setattr(compare.StepFacts, "rounding", exact)
     report = distloss.audit(builds.right, replicas=(1, 2))
     assert report.agrees
     assert max(m.error for m in report.measured) < 1e-14
@@ -147,7 +147,7 @@ def test_a_step_that_cannot_be_split_is_one_message(forked):
 )
 def test_what_is_no_model_is_refused(name, says):
     with pytest.raises(AuditError) as caught:
-        built.checked_pair(getattr(builds, name)())
+        contract.checked_pair(getattr(builds, name)())
     assert says in str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_what_is_no_model_is_refused(name, says):
 )
 def test_what_is_no_batch_is_refused(batch, says):
     with pytest.raises(AuditError) as caught:
-        built.checked_batch(batch, 4)
+        contract.checked_batch(batch, 4)
     assert says in str(caught.value)
 
 
@@ -182,12 +182,13 @@ def test_an_error_of_the_user_is_told_with_its_place():
 
 
 def test_a_collective_that_does_not_sum_is_an_error(monkeypatch):
-    place = Place.__new__(Place)
-    place.replicas, place.rank, place.strategy = 4, None, strategy_of("mirrored")
-    place.check_collective()
+    devices = Devices.__new__(Devices)
+    devices.replicas, devices.rank = 4, None
+    devices.strategy = strategy_of("mirrored")
+    devices.check_collective()
     monkeypatch.setattr(StrategyReplicas, "sum", lambda _, local, name: local)
     with pytest.raises(AuditError, match=r"to be 4\. Got \[1.0, 1.0, 1.0, 1.0\]"):
-        place.check_collective()
+        devices.check_collective()
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,18 @@ import pytest
 import test_diagnosis as measured
 from builds import dense_model
 
-from distloss._audit import session
-from distloss._audit.checks.causes import CAUSES, Model, remedy_for, words_of
-from distloss._audit.checks.diagnosis import NotRun
+from distloss._audit.checks.cause import Model
+from distloss._audit.checks.compare import NotRun
+from distloss._audit.checks.diagnosis import reviewed
 from distloss._audit.checks.probes import empty
-from distloss._audit.child import measure
+from distloss._audit.checks.table import CAUSES, remedy_for
+from distloss._audit.child import described
+from distloss._audit.child.built import Built
+from distloss._audit.child.compiled import compiled
+from distloss._audit.child.traced import in_a_line
 from distloss._audit.report import wording
-from distloss._audit.report.findings import Finding, Measured, Report
+from distloss._audit.report.findings import Measured, Report
+from distloss._errors import AuditError
 
 CAN = Model()
 LOOP = Model(is_keras=False)
@@ -22,11 +27,11 @@ REFUSED = Model(refusal="It has its own train_step.")
 PREPARED = Model(prepared=True)
 HOROVOD = Model(horovod=True)
 
-NAME_PREPARE = [c for c, (_, remedy) in CAUSES.items() if "distloss.prepare" in remedy]
+NAME_PREPARE = [c for c in CAUSES if "distloss.prepare" in str(CAUSES[c].remedy)]
 
 
 def finding(cause, replicas=2):
-    return Finding(cause, replicas, 1.0, 0.0, (), *words_of(cause))
+    return CAUSES[cause].finding(replicas, 1.0)
 
 
 def report(findings, agrees):
@@ -37,7 +42,7 @@ def report(findings, agrees):
 
 @pytest.mark.parametrize("cause", NAME_PREPARE)
 def test_advice_is_what_this_model_can_take(cause):
-    _, remedy = words_of(cause)
+    remedy = str(CAUSES[cause].remedy)
     assert "distloss.prepare(model" in remedy_for(remedy, CAN)
     assert "distloss.prepare" not in remedy_for(remedy, LOOP)
     refused = remedy_for(remedy, REFUSED)
@@ -60,40 +65,32 @@ class OwnStep(keras.Model):
         return super().train_step(data)
 
 
-def trainee(model):
-    """A child of the audit that has built `model`, on one replica."""
-    found = measure.Trainee.__new__(measure.Trainee)
-    found.model, found._is_keras = model, isinstance(model, keras.Model)
-    found._place = measured_place()
-    return found
+class OneReplica:
+    rank = None
+
+    def scope(self):
+        return keras.name_scope("here")
 
 
-def measured_place():
-    class OneReplica:
-        rank = None
-
-        def scope(self):
-            return keras.name_scope("here")
-
-    return OneReplica()
+def advice(model):
+    """What a child of the audit says that has built `model`, on one replica."""
+    return described.advice(Built(model, None, compiled(model)), OneReplica())
 
 
 def test_the_child_says_whether_a_model_is_prepared_or_can_be(monkeypatch):
     model = dense_model()
     model.compile("sgd", "mse")
-    advice = trainee(model).advice()
-    assert Model(**advice) == CAN
-    assert Model(**trainee(model).advice()) == PREPARED  # it was tried
-    assert Model(**trainee(builds.Averaging()).advice()) == LOOP
+    assert Model(**advice(model)) == CAN
+    assert Model(**advice(model)) == PREPARED  # it was tried
+    assert Model(**advice(builds.Averaging())) == LOOP
 
     def refuses(_model, replicas=None):
-        raise measure.AuditError(f"It is refused on {replicas}.")
+        raise AuditError(f"It is refused on {replicas}.")
 
-    monkeypatch.setattr(measure, "prepare", refuses)
+    monkeypatch.setattr(described, "prepare", refuses)
     other = dense_model()
     other.compile("sgd", "mse")
-    advice = trainee(other).advice()
-    assert advice["refusal"] == "It is refused on None."
+    assert advice(other)["refusal"] == "It is refused on None."
 
 
 def test_a_mean_of_means_on_uneven_splits_only_says_so():
@@ -114,9 +111,9 @@ def test_a_mean_of_means_on_an_even_split_does_not_say_that_it_is_rare():
 
 
 def test_no_finding_calls_the_gradient_right_that_another_calls_wrong():
-    alone = session._consistent([finding("report-only")])
+    alone = reviewed([finding("report-only")])
     assert "gradient is right" in alone[0].explanation
-    both = session._consistent([finding("report-only"), finding("mean-of-means", 4)])
+    both = reviewed([finding("report-only"), finding("mean-of-means", 4)])
     assert "right" not in both[0].explanation
     assert [f.cause for f in both] == ["report-only", "mean-of-means"]
 
@@ -180,7 +177,7 @@ def test_rows_that_do_not_reach_each_replica_in_each_call_are_too_few():
 
 def test_why_a_step_is_no_graph_is_its_cause():
     told = "\x1b[1mIt has no numpy().\x1b[0m\n\nArguments received by Dense:\n  • a=1"
-    assert measure._in_a_line(ValueError(told)) == "ValueError: It has no numpy()."
-    assert measure._in_a_line(KeyError()) == "KeyError: "
+    assert in_a_line(ValueError(told)) == "ValueError: It has no numpy()."
+    assert in_a_line(KeyError()) == "KeyError: "
     autograph = 'in user code:\n\n    File "x.py"\n\n    TypeError: it was this'
-    assert measure._in_a_line(TypeError(autograph)) == "TypeError: it was this"
+    assert in_a_line(TypeError(autograph)) == "TypeError: it was this"

@@ -9,13 +9,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distloss._audit.checks import probes
-from distloss._audit.checks.causes import CAUSES
-from distloss._audit.checks.clipping import clip_scales, clipped_by_each
-from distloss._audit.checks.compare import Facts, Ruler, Seen
-from distloss._audit.checks.dealt import wrongly_dealt
-from distloss._audit.checks.diagnosis import Diagnosis, NotRun
-from distloss._audit.checks.one_device import OneDevice
+from distloss._audit.checks import diagnosis, probes
+from distloss._audit.checks.baseline import Baseline, calibrated
+from distloss._audit.checks.causes.clipping import clip_scales, clipped_by_each
+from distloss._audit.checks.compare import NotRun, Observation, StepFacts, Tolerance
+from distloss._audit.checks.table import CAUSES
 
 ROWS, VARIABLES = 23, (3, 4, 2)
 SIZE = sum(VARIABLES)
@@ -23,7 +21,7 @@ random = np.random.default_rng(11)
 GRADIENTS = random.normal(size=[ROWS, SIZE]) * np.linspace(0.5, 2, ROWS)[:, None]
 WEIGHTS = random.uniform(0.5, 1.5, ROWS) + 10 * (np.arange(ROWS) < 6)
 PENALTY = np.concatenate([random.normal(size=3), np.zeros(SIZE - 3)])
-FACTS = Facts(names=("a", "b", "c"), sizes=VARIABLES, eps=2.0**-23, rows=ROWS)
+FACTS = StepFacts(names=("a", "b", "c"), sizes=VARIABLES, eps=2.0**-23, rows=ROWS)
 
 
 def mean(rows, weight=None):
@@ -95,16 +93,16 @@ def world(rule, **seen):
         if probe.order is not None:
             parts = [np.array(probe.order)[rows] for rows in parts]
         if probe.infinite_row is not None:
-            return Seen(np.zeros(SIZE), moved=False)
-        return dataclasses.replace(Seen(rule(parts, count), loss=(1.0,)), **seen)
+            return Observation(np.zeros(SIZE), moved=False)
+        return dataclasses.replace(Observation(rule(parts, count), loss=(1.0,)), **seen)
 
     return look
 
 
 def diagnosed(look, replicas=4, facts=FACTS):
-    diagnosis = Diagnosis(replicas, look, Ruler(facts))
-    diagnosis.run()
-    return diagnosis
+    return diagnosis.diagnosis(
+        replicas, Baseline(look, facts, 0.0, None), patient=lambda: True
+    )
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -192,8 +190,10 @@ def test_a_clip_before_the_sum_is_told_from_one_after_it():
         parts = [np.arange(start, stop) for start, stop in probe.micro[0]]
         every = [len(p) / ROWS * mean(p) * probe.clip for p in parts]
         if before_sum:
-            return Seen(sum(clipped_by_each(g, facts) for g in every) / probe.clip)
-        return Seen(clipped_by_each(whole, facts) / probe.clip)
+            return Observation(
+                sum(clipped_by_each(g, facts) for g in every) / probe.clip
+            )
+        return Observation(clipped_by_each(whole, facts) / probe.clip)
 
     before = diagnosed(lambda n, p: look(n, p, True), facts=facts).findings
     after = diagnosed(lambda n, p: look(n, p, False), facts=facts).findings
@@ -213,7 +213,7 @@ def test_an_overflow_that_is_not_skipped_everywhere_is_found():
     def look(count, probe):
         if probe.infinite_row is None or count == 1:
             return world(global_mean)(count, probe)
-        return Seen(np.zeros(SIZE), moved=True, finite=False)
+        return Observation(np.zeros(SIZE), moved=True, finite=False)
 
     assert [f.cause for f in diagnosed(look).findings] == ["overflow-not-agreed"]
 
@@ -272,25 +272,29 @@ def test_a_probe_that_cannot_run_is_said():
             raise NotRun("it raised")
         return world(global_mean)(count, probe)
 
-    diagnosis = diagnosed(look)
-    assert not diagnosis.findings
-    assert [s.why for s in diagnosis.skipped] == ["it raised"]
+    found = diagnosed(look)
+    assert not found.findings
+    assert [s.why for s in found.skipped] == ["it raised"]
 
 
-def one_device(look, lints=(), constants=(), facts=FACTS):
-    one = OneDevice(look, facts, dict(lints), constants)
-    one.calibrate(patient=lambda: True)
-    one.check_after([])
-    return one
+def one_device(look, constants=()):
+    """What one device shows: findings at first, those afterwards, and notes."""
+    facts = dataclasses.replace(FACTS, constants=tuple(constants))
+    baseline = calibrated(look, facts, patient=lambda: True)
+    diagnosis.look_at_one_device(baseline)
+    at_first = list(baseline.findings)
+    diagnosis.look_at_one_device_again(baseline)
+    return at_first, baseline.findings[len(at_first) :], baseline.skipped
 
 
 def test_chance_is_named():
     draws = np.random.default_rng(0)
 
     def look(_count, _probe):
-        return Seen(draws.normal(size=SIZE))
+        return Observation(draws.normal(size=SIZE))
 
-    assert [f.cause for f in one_device(look).findings] == ["nondeterministic"]
+    at_first, _, _ = one_device(look)
+    assert [f.cause for f in at_first] == ["nondeterministic"]
 
 
 @pytest.mark.parametrize(
@@ -300,38 +304,39 @@ def test_a_constant_that_is_not_the_rows_is_named(constant, causes):
     def look(_count, probe):
         start, stop = probe.micro[0][0]
         rows = np.arange(start, stop) if probe.order is None else np.array(probe.order)
-        return Seen(GRADIENTS[rows].sum(0) / constant)
+        return Observation(GRADIENTS[rows].sum(0) / constant)
 
-    one = one_device(look, constants=[constant])
-    assert [f.cause for f in one.late] == causes
-    assert bool(one.skipped) != bool(causes)
+    _, late, skipped = one_device(look, constants=[constant])
+    assert [f.cause for f in late] == causes
+    assert bool(skipped) != bool(causes)
 
 
 def test_a_mean_has_no_nominal_batch_size():
-    one = one_device(world(global_mean), constants=[32])
-    assert not one.late
-    assert not one.skipped
+    _, late, skipped = one_device(world(global_mean), constants=[32])
+    assert not late
+    assert not skipped
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
 def test_accumulated_batches_must_count_by_their_rows(is_exact):
     def look(_count, probe):
         if len(probe.micro) % 3:
-            return Seen(np.zeros(SIZE), sources=(), moved=False)
+            return Observation(np.zeros(SIZE), sources=(), moved=False)
         parts = [np.arange(*bounds[0]) for bounds in probe.micro]
         if is_exact:
-            return Seen(GRADIENTS[np.concatenate(parts)].mean(0))
-        return Seen(sum(mean(rows) for rows in parts) / 3)
+            return Observation(GRADIENTS[np.concatenate(parts)].mean(0))
+        return Observation(sum(mean(rows) for rows in parts) / 3)
 
-    one = one_device(look)
-    causes = [f.cause for f in one.findings]
+    at_first, _, _ = one_device(look)
+    causes = [f.cause for f in at_first]
     assert causes == ([] if is_exact else ["accumulation-mean-of-means"])
 
 
 def test_every_cause_can_be_explained():
-    for cause, (explanation, remedy) in CAUSES.items():
-        assert explanation.endswith("."), cause
-        assert remedy.endswith("."), cause
+    for slug, cause in CAUSES.items():
+        assert cause.explanation.endswith("."), slug
+        for case in ("", *cause.cases):
+            assert cause.finding(2, 1.0, case=case).remedy.endswith("."), slug
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])
@@ -350,8 +355,8 @@ def test_probes_split_rows_without_loss(replicas, calls):
 )
 def test_a_difference_near_that_of_rounding_is_doubtful(times, doubtful):
     wanted = mean(np.arange(ROWS))
-    other = wanted * (1 + times * FACTS.tolerance)
-    difference = Ruler(FACTS).compare(Seen(other), Seen(wanted))
+    other = wanted * (1 + times * FACTS.rounding)
+    difference = Tolerance(FACTS).compare(Observation(other), Observation(wanted))
     assert difference.doubtful == doubtful
     assert difference.agrees == (times < 1)
 
@@ -369,5 +374,5 @@ def test_a_difference_near_that_of_rounding_is_doubtful(times, doubtful):
     ],
 )
 def test_each_row_goes_to_one_replica(on_many, cause):
-    found = wrongly_dealt([["a", "a", "b", "c"]], on_many)
-    assert (found and found.cause) == cause
+    found = diagnosis.sharding_of([["a", "a", "b", "c"]], on_many)
+    assert [f.cause for f in found] == [cause] * bool(cause)

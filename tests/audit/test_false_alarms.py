@@ -16,7 +16,7 @@ from chosen import ALL, first_of_each, some
 from numpy.random import bit_generator
 
 import distloss
-from distloss._audit.child import pins
+from distloss._audit.child import determinism
 
 BUILDS = pathlib.Path(builds.__file__)
 
@@ -80,7 +80,7 @@ def test_the_layer_that_adds_a_sum_is_named(forked):
     assert "'added by adds_1'" in found.explanation
 
 
-@pytest.mark.parametrize("module", pins.OPERATIONS)
+@pytest.mark.parametrize("module", determinism.OPERATIONS)
 def test_every_operation_that_is_pinned_exists(module):
     """Its arguments are read by these names."""
     names = {
@@ -91,7 +91,7 @@ def test_every_operation_that_is_pinned_exists(module):
         "mean_per_sample": {"shape"},
     }
     generated = importlib.import_module(f"tensorflow.python.ops.gen_{module}")
-    for operation, stand_in in pins.OPERATIONS[module].items():
+    for operation, stand_in in determinism.OPERATIONS[module].items():
         arguments = inspect.signature(getattr(generated, operation)).parameters
         assert names.get(stand_in, {"shape", "dtype"}) <= set(arguments), operation
         parameters = ({"alpha"}, {"means", "minvals", "maxvals"}, {"counts", "probs"})

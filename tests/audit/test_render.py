@@ -1,15 +1,24 @@
 """Reports: every format says the same, and nothing that users name gets out."""
 
 import html.parser
+import importlib
 import json
+import pathlib
+import pkgutil
+import re
 import sys
 
 import pytest
 
-from distloss._audit.report import html as html_format
-from distloss._audit.report import text
+import distloss._audit.report
+from distloss import cli
 from distloss._audit.report.findings import Finding, Measured, Report, Skipped
-from distloss._audit.report.render import check_installed, rendered
+from distloss._audit.report.render import (
+    FORMATS,
+    OFFERED,
+    check_installed,
+    rendered,
+)
 from distloss._errors import AuditError
 
 HOSTILE = "<script>alert(1)</script>$\\frac{[bold]\x1b[2J"
@@ -48,7 +57,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_html_escapes_what_users_name_and_needs_nothing_else():
-    page = html_format.page(report())
+    page = rendered(report(), "html")
     parser = Tags()
     parser.feed(page)
     names = {tag for tag, _ in parser.tags}
@@ -60,16 +69,16 @@ def test_html_escapes_what_users_name_and_needs_nothing_else():
     assert "http" not in page.partition("base64,")[0]
 
 
-@pytest.mark.parametrize("render", [text.text, text.plain])
-def test_text_says_cause_scale_and_remedy_without_control_characters(render):
-    shown = render(report())
+@pytest.mark.parametrize("form", ["text", "plain"])
+def test_text_says_cause_scale_and_remedy_without_control_characters(form):
+    shown = rendered(report(), form)
     for words in ("sum-of-means", "Mend it.", "<script>", "[bold]", "Note: "):
         assert words in shown
     assert "\x1b" not in shown
 
 
 def test_text_tells_probes_apart():
-    shown = text.text(report())
+    shown = rendered(report(), "text")
     for words in ("2 times", "not finite", "same"):
         assert words in shown
 
@@ -96,3 +105,30 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, form, missing):
     with pytest.raises(AuditError, match=r"distloss\[report\]"):
         check_installed(form)
     check_installed("json")
+
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+ROOM = distloss._audit.report
+
+
+def test_each_file_of_a_format_is_in_the_table():
+    names = [name for _, name, _ in pkgutil.iter_modules(ROOM.__path__)]
+    modules = [importlib.import_module(f"{ROOM.__name__}.{name}") for name in names]
+    found = [module.FORMAT for module in modules if hasattr(module, "FORMAT")]
+    assert {one.name: one for one in found} == FORMATS
+
+
+def test_the_command_and_readme_offer_the_formats_of_the_table(capsys):
+    parser = cli._parser()
+    for name in FORMATS:
+        arguments = ["audit", "x.py:build", "--format", name]
+        if name in OFFERED:
+            assert parser.parse_args(arguments).format == name
+        else:
+            with pytest.raises(SystemExit):
+                parser.parse_args(arguments)
+    listed = re.search(r"\*\*Formats\*\*: (.*?) JSON:", README.read_text(), re.DOTALL)
+    assert all(
+        f"`{name}`" in listed.group(1).replace("--format ", "") for name in OFFERED
+    )
+    assert parser.parse_args(["audit", "x.py:build"]).format == OFFERED[0]

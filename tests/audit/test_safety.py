@@ -20,7 +20,7 @@ from distloss._audit import keeper as keeper_module
 from distloss._audit.report import render
 from distloss._audit.report import text as text_format
 from distloss._audit.report.findings import Finding, Measured, Report, Skipped
-from distloss._audit.report.html import page
+from distloss._audit.report.format import Terminal
 
 # The command as it is, with a report in the place of the minutes of work.
 COMMAND = """
@@ -266,7 +266,8 @@ def test_control_characters_are_shown_and_never_sent(form):
 
 
 def test_colours_are_the_only_control_characters():
-    shown = text_format.text(hostile_report(), colours=True, width=4000)
+    wide = Terminal(colours=True, width=4000)
+    shown = text_format.text(hostile_report(), wide)
     assert ESCAPE not in shown
     assert OVERRIDE not in shown
     assert SHOWN in shown
@@ -275,8 +276,8 @@ def test_colours_are_the_only_control_characters():
 def test_letters_of_all_scripts_are_left_alone():
     name = "\u540d\u524d \u05e9\u05dd \U0001f40d e\u0301"
     report = Report(name, "strategy", (1, 2), (), ())
-    assert name in text_format.text(report)
-    assert name in html.unescape(page(report))
+    assert name in render.rendered(report, "text")
+    assert name in html.unescape(render.rendered(report, "html"))
 
 
 @pytest.mark.parametrize("where", ["no{}.py:build", "no{}", "x --{}", "x.py:b{}"])

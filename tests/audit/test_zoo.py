@@ -11,7 +11,7 @@ import pytest
 from chosen import ALL, first_of_each, some
 
 import distloss
-from distloss._audit.checks.causes import CAUSES
+from distloss._audit.checks.table import CAUSES
 
 ROOT = pathlib.Path(__file__).parents[2]
 ZOO = ROOT / "examples" / "zoo"

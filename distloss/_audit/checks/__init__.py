@@ -1,1 +1,1 @@
-"""What is wrong, by which cause, and how sure that is."""
+"""From gradients to findings: probes, how they are compared, and a table of checks."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from distloss._audit.checks.probes import Probe
+
 Vector = Any  # one flat float array: the gradients of all variables
 
-DOUBT = (
-    4.0  # so many times less than rounding allows is none; its square is no rounding
-)
+# A difference below 1/DOUBT of what rounding may make is surely rounding, and one above
+# DOUBT**2 times that is surely more. In between, the same step in float64 decides.
+DOUBT = 4.0
 
 
 @dataclass(frozen=True)
-class Facts:
+class StepFacts:
     """What is known about the step before it is compared.
 
     Attributes:
@@ -36,6 +38,9 @@ class Facts:
       batch_norm: whether there is BatchNormalization.
       loss_scale: whether there is a LossScaleOptimizer.
       is_keras: whether the loss is reported by Keras.
+      lints: cause -> evidence, of mistakes that are seen in the traced step.
+      constants: whole numbers that the step divides a sum over rows by.
+      batch_sizes: whole numbers that the step calls the size of the batch.
     """
 
     names: tuple[str, ...]
@@ -53,9 +58,12 @@ class Facts:
     batch_norm: bool = False
     loss_scale: bool = False
     is_keras: bool = True
+    lints: dict[str, str] = field(default_factory=dict)
+    constants: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
 
     @property
-    def tolerance(self) -> float:
+    def rounding(self) -> float:
         """The relative difference up to which sums in another order may differ."""
         return float(self.eps**0.6)
 
@@ -68,7 +76,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What one probe showed on one configuration.
 
     Attributes:
@@ -97,6 +105,22 @@ class Seen:
     repeats: int = 0
     losses: tuple[float, ...] = ()
     moves_weights: bool = False
+
+
+# What a probe shows on so many replicas; raises NotRun.
+Look = Callable[[int, Probe], Observation]
+
+
+class NotRun(Exception):
+    """A probe could not be run: the step raised, or there was no time.
+
+    Attributes:
+      raised: whether it was the step that raised.
+    """
+
+    def __init__(self, why: str, *, raised: bool = False) -> None:
+        super().__init__(why)
+        self.raised = raised
 
 
 @dataclass(frozen=True)
@@ -145,7 +169,7 @@ def residual_of(vector: Vector, reference: Vector) -> float:
     return norm(vector - scale_of(vector, reference) * reference) / size
 
 
-class Ruler:
+class Tolerance:
     """Tells rounding from a difference, for one step.
 
     Args:
@@ -154,11 +178,11 @@ class Ruler:
         same rows makes on one device.
     """
 
-    def __init__(self, facts: Facts, noise: Sequence[float] | None = None) -> None:
+    def __init__(self, facts: StepFacts, noise: Sequence[float] | None = None) -> None:
         self.facts = facts
         self._noise = list(noise or [0.0] * len(facts.sizes))
 
-    def compare(self, seen: Seen, reference: Seen) -> Difference:
+    def compare(self, seen: Observation, reference: Observation) -> Difference:
         """`seen` on N replicas against `reference` on one."""
         gradient = np.asarray(seen.gradient, np.float64)
         wanted = np.asarray(reference.gradient, np.float64)
@@ -186,11 +210,19 @@ class Ruler:
             self._per_variable(gradient, wanted, least),
         )
 
+    def apart(self, again: Observation, first: Observation) -> float:
+        """How far two runs of one step differ, of the gradient; 0 for rounding."""
+        if self.compare(again, first).agrees:
+            return 0.0
+        return norm(again.gradient - first.gradient) / norm(first.gradient)
+
     def _without_number(self, gradient: Vector) -> tuple[int, ...]:
         slices = enumerate(self.facts.slices())
         return tuple(i for i, part in slices if not np.isfinite(gradient[part]).all())
 
-    def _least(self, seen: Seen, reference: Seen, size: float) -> list[float]:
+    def _least(
+        self, seen: Observation, reference: Observation, size: float
+    ) -> list[float]:
         """Per variable, the length of a difference that means nothing."""
         extra = 2 * self.facts.eps * size
         if "weights" in (*seen.sources, *reference.sources):
@@ -206,7 +238,7 @@ class Ruler:
         found = []
         for i, part in enumerate(self.facts.slices()):
             apart = norm(gradient[part] - wanted[part])
-            allowed = self.facts.tolerance * norm(wanted[part]) + least[i]
+            allowed = self.facts.rounding * norm(wanted[part]) + least[i]
             found.append(apart / allowed if allowed else float(np.sign(apart) * np.inf))
         return found
 
@@ -222,7 +254,7 @@ class Ruler:
 
     def is_near(self, value: float, target: float) -> bool:
         """Whether a measured factor is `target`."""
-        allowed = max(3 * self.facts.tolerance, 1e-3)
+        allowed = max(3 * self.facts.rounding, 1e-3)
         return abs(value / target - 1) < allowed
 
     def fit(self, gradient: Vector, parts: Sequence[Vector]) -> tuple[Vector, float]:

@@ -26,7 +26,7 @@ from distloss._package import FOLDER
 _LONG = 20_000  # characters of an error's message
 
 
-class Line:
+class Connection:
     """Questions come, answers go, one JSON text per line."""
 
     def __init__(self, path: str, hello: Any) -> None:
@@ -38,7 +38,7 @@ class Line:
         self.answer(hello)
 
     def _listen(self) -> None:
-        # Reset, not closed, where the parent died before it read what we sent.
+        # A parent that died before it read what we sent makes this an OSError.
         with (
             contextlib.suppress(OSError),
             self._socket.makefile(encoding="utf-8") as lines,
@@ -91,25 +91,15 @@ class Server:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
-        self._trainee: Any = None
+        self._process: Any = None  # what is the same for all steps in this process
         self._build: Any = None
+        self._step: Any = None
 
     def start(self) -> None:
         """Loads TensorFlow, and takes its devices."""
-        from distloss._audit.child.measure import Trainee
-        from distloss._audit.child.place import Place
+        from distloss._audit.child.measure import Process
 
-        place = Place(
-            self._settings["replicas"],
-            self._settings["devices"],
-            self._settings.get("rank"),
-        )
-        place.check_collective()
-        self._trainee = Trainee(place, pathlib.Path(self._settings["folder"]))
-        if self._settings["float64"]:
-            from distloss._audit.child.float64 import compute_in_float64
-
-            compute_in_float64()
+        self._process = Process.started(self._settings)
 
     def load(self) -> None:
         """Imports the user's file."""
@@ -117,14 +107,22 @@ class Server:
 
     def build(self) -> Any:
         """Calls the build function of the user."""
-        return self._trainee.build(self._build)
+        from distloss._audit.child.measure import StepUnderTest
+
+        self._step = StepUnderTest(self._build, self._process)
+        return self._step.about()
+
+    def rebuild(self) -> None:
+        """Calls it again, for a model and a step that are traced anew."""
+        self._step.restore()
+        self.build()
 
     def answer(self, question: dict[str, Any]) -> Any:
         """The answer to one question."""
         name = question.pop("ask")
-        if name in ("start", "load", "build"):
+        if name in ("start", "load", "build", "rebuild"):
             return getattr(self, name)()
-        return getattr(self._trainee, name)(**question)
+        return getattr(self._step, name)(**question)
 
 
 def _error(error: BaseException) -> dict[str, Any]:
@@ -158,9 +156,8 @@ def main() -> None:
         die_with_parent()
         serve(every[0])
         return
-    importlib.import_module(
-        "distloss._audit.child.measure"
-    )  # loads TensorFlow once for all
+    # TensorFlow is loaded once for all.
+    importlib.import_module("distloss._audit.child.measure")
     forks: dict[int, str] = {}
     for settings in every:
         fork = os.fork()
@@ -184,18 +181,18 @@ def serve(settings: dict[str, Any]) -> None:
     folder = pathlib.Path(settings["folder"]) / f"process{settings['rank'] or 0}"
     folder.mkdir()
     settings["folder"] = str(folder)
-    line = Line(settings["socket"], {"rank": settings["rank"] or 0})
+    connection = Connection(settings["socket"], {"rank": settings["rank"] or 0})
     server, own = Server(settings), os.getpid()
     while True:
-        question = line.question()
+        question = connection.question()
         try:
             answer = {"answer": server.answer(question)}
         except BaseException as error:  # sys.exit of the user's code, too
             answer = {"error": _error(error)}
             _flush()
-        if os.getpid() != own:  # a fork that the user's code left to go on
+        if os.getpid() != own:  # a fork of the user's code, which came back here
             os._exit(0)
-        line.answer(answer)
+        connection.answer(answer)
 
 
 def _flush() -> None:

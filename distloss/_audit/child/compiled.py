@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distloss._audit.child.place import Place
+from distloss._audit.child.devices import Devices
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
 
@@ -30,9 +30,11 @@ class Compiled:
     def _is_compiled(self) -> bool:
         return bool(self.model.compiled)
 
-    def build(self, place: Place, batch: Any) -> list[tf.Variable]:
+    def build(self, devices: Devices, batch: Any) -> list[tf.Variable]:
         """Makes variables, and a switch for each loss; `batch` holds tensors."""
-        name = "_symbolic_build" if place.strategy is None else "_maybe_symbolic_build"
+        name = (
+            "_symbolic_build" if devices.strategy is None else "_maybe_symbolic_build"
+        )
         build = getattr(self.model, name, None)
         if build is not None:
             build(data_batch=batch)
@@ -70,11 +72,11 @@ class CompiledTfKeras(Compiled):
     def _is_compiled(self) -> bool:
         return bool(self.model._is_compiled)
 
-    def build(self, place: Place, batch: Any) -> list[tf.Variable]:
+    def build(self, devices: Devices, batch: Any) -> list[tf.Variable]:
         """As for Keras 3."""
         losses, metrics = self.model.compiled_loss, self.model.compiled_metrics
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        with place.scope():
+        with devices.scope():
             y_pred = self.model(x)
             losses.build(y_pred)
             if metrics is not None and y is not None:

@@ -91,7 +91,8 @@ class Calls:
             self.constants.add(int(value))
 
 
-# What is linear in its first input, or in all; a loss is a sum of such terms.
+# Operations that are linear in their first input, or in all of them: a loss is a sum
+# of terms, each scaled by what comes after it.
 _LINEAR = {"AddV2", "Add", "AddN", "Sub", "Neg", "Sum", "Mul", "RealDiv", "DivNoNan"}
 _LINEAR |= {"Cast", "Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
 

@@ -2,364 +2,203 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import dataclasses
 import pathlib
-import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src import dtype_policies
 
-from distloss._audit.child import lint, tf_keras_switches
+from distloss._audit.child import described, observed
 from distloss._audit.child.built import (
-    checked_batch,
-    checked_pair,
-    in_order,
-    leaves_of,
-    rows_between,
-    rows_of,
-    shapes_of,
-    with_leaves,
+    as_tensors,
+    built,
+    digests,
+    loaded_batch,
+    save_batch,
 )
-from distloss._audit.child.compiled import compiled
-from distloss._audit.child.pins import Pins
-from distloss._audit.child.place import Place
-from distloss._audit.child.recorder import Recorder, components
-from distloss._audit.child.slices import Slices
-from distloss._audit.child.switches import Switches
-from distloss._audit.child.unbuilt import Unbuilt
-from distloss._errors import AuditError, DistlossError
-from distloss._keras.model_hooks import Hook
-from distloss._prepare.prepare import prepare
-from distloss.replicas.horovod import HorovodReplicas
+from distloss._audit.child.contract import in_order, leaves_of, with_leaves
+from distloss._audit.child.devices import Devices
+from distloss._audit.child.float64 import compute_in_float64
+from distloss._audit.child.holdings import path_of, shared_variables, variables_of
+from distloss._audit.child.instruments import Instruments, installed
+from distloss._audit.child.recorder import components
+from distloss._audit.child.state import State, load_weights, save_weights
+from distloss._audit.child.traced import Step, Traced
+from distloss._errors import AuditError
 
 
-class Trainee:
-    """What `build` returned, at its place."""
+@dataclass(frozen=True)
+class Process:
+    """What is the same for all steps that this process builds.
 
-    def __init__(self, place: Place, folder: pathlib.Path) -> None:
-        self._place, self._folder = place, folder
-        slices = Slices()
-        self.switches = Switches(slices)
-        self._pins = Pins(self.switches)
-        self._unbuilt = Unbuilt()
-        self._recorder = Recorder(slices)
-        self.switches.on_gradients = self._recorder.record_tape
-        self.lint = lint.Calls()
-        for patch in (self.switches, self._pins, self.lint):
-            patch.patch()
-        self._functions: dict[str, Any] = {}
-        self._state: list[tuple[tf.Variable, np.ndarray]] = []
-        self.eager_because = ""
-        keras.utils.set_random_seed(20)  # for what is drawn while files are imported
+    Attributes:
+      devices: where replicas are.
+      instruments: what watches and changes a step.
+      folder: for what is too large for an answer.
+    """
+
+    devices: Devices
+    instruments: Instruments
+    folder: pathlib.Path
+
+    @classmethod
+    def started(cls, settings: dict[str, Any]) -> Process:
+        """Takes devices, and puts the instruments into TensorFlow and Keras.
+
+        Raises:
+          AuditError: the devices do not work.
+        """
+        count, rank = settings["replicas"], settings.get("rank")
+        devices = Devices(count, settings["devices"], rank)
+        devices.check_collective()
+        instruments = installed()
+        if settings["float64"]:
+            compute_in_float64()
+        return cls(devices, instruments, pathlib.Path(settings["folder"]))
+
+
+class StepUnderTest:
+    """What one call of `build` returned, on its devices.
+
+    Its public methods answer the questions of the audit.
+
+    Args:
+      build: of the user.
+      process: in which it is built.
+
+    Raises:
+      AuditError: `build` returned something else than was asked for.
+    """
+
+    def __init__(self, build: Callable[[], Any], process: Process) -> None:
+        self._devices, self._instruments = process.devices, process.instruments
+        self._folder = process.folder
+        self._built = built(build, process.devices)
+        self._traced: dict[str, Traced] = {}  # by the state of BatchNormalization
+        self._state = State([], set())
+        self._instruments.lint.rows = self._built.rows
 
     # -- building
 
-    def build(self, build: Callable[[], Any]) -> dict[str, Any]:
-        """Calls `build` in the strategy's scope, and looks at what it returned."""
-        self._build = build
-        keras.utils.set_random_seed(20)
-        with self._place.scope():
-            built = build()
-        self.model, batch = checked_pair(built)
-        self._compiled = compiled(self.model)
-        self.batch = checked_batch(batch, self._place.replicas, self.model)
-        self.lint.rows = rows_of(self.batch)
-        self._is_keras = self._compiled is not None
-        return {
-            "rows": rows_of(self.batch),
-            "dataset": callable(getattr(self.model, "dataset", None)),
-        }
+    def about(self) -> dict[str, Any]:
+        """What is known before it is traced."""
+        has_data_set = callable(getattr(self._built.model, "dataset", None))
+        return {"rows": self._built.rows, "dataset": has_data_set}
 
-    def rebuild(self) -> None:
-        """Calls `build` again, for a model and a step that are traced anew."""
-        self._restore()
-        self._functions, self._state = {}, []
-        self.build(self._build)
-
-    def deal(self) -> list[list[str]]:
+    def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
-        with self._place.scope():
-            batches = self._place.first_batches(self.model.dataset)
-        return [_digests(batch) for batch in batches]
+        with self._devices.scope():
+            batches = self._devices.first_batches(self._built.model.dataset)
+        return [digests(batch) for batch in batches]
 
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
-        arrays = tf.nest.flatten(leaves_of(self.batch), expand_composites=True)
-        named: dict[str, Any] = {str(i): np.asarray(a) for i, a in enumerate(arrays)}
-        np.savez(path, **named)
+        save_batch(self._built.batch, path)
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
-        own = leaves_of(self.batch)
-        with np.load(path, allow_pickle=True) as file:  # texts
-            arrays = [file[str(i)] for i in range(len(file.files))]
-        shapes: Any = [array.shape for array in arrays]
-        if len(arrays) == len(tf.nest.flatten(own, expand_composites=True)):
-            leaves = tf.nest.pack_sequence_as(own, arrays, expand_composites=True)
-            shapes = shapes_of(leaves)
-        if shapes != shapes_of(own):
-            raise AuditError(
-                "Expected build() to return batches of the same shapes each time. Got "
-                f"{shapes} on one replica and {shapes_of(own)} on "
-                f"{self._place.replicas}."
-            )
-        self.batch = with_leaves(self.batch, leaves)
+        replicas = self._devices.replicas
+        batch = loaded_batch(self._built.batch, path, replicas)
+        self._built = dataclasses.replace(self._built, batch=batch)
+
+    def advice(self) -> dict[str, Any]:
+        """Whether the model is prepared, or can be: tried, so the last thing to ask."""
+        return described.advice(self._built, self._devices)
 
     # -- tracing
 
     def trace(self, batch_norm: str) -> dict[str, Any]:
         """Traces the step, once for all splits; says what it consists of."""
-        self._restore()
-        self.switches.batch_norm = batch_norm
-        if "tf_keras" in sys.modules:
-            tf_keras_switches.patch(self.switches, self._pins)
-        if self._compiled and not self._functions:
-            self.switches.outputs = self._compiled.build(self._place, self._tensors())
-        for _ in range(3):
-            watched = list(self.model.trainable_variables)
-            self._recorder.patch()
-            self._recorder.watch(watched)
-            self._functions[batch_norm] = self._traced()
-            if self._same(watched):
-                break
-        else:
-            raise AuditError("Expected train_step to create its variables only once.")
+        self.restore()
+        self._instruments.ablation.batch_norm = batch_norm
+        self._instruments.patch_tf_keras()
+        compiled = self._built.compiled
+        if compiled and not self._traced:
+            outputs = compiled.build(self._devices, self._tensors())
+            self._instruments.ablation.outputs = outputs
+        traced = self._trace_with_all_variables()
+        self._traced[batch_norm] = traced
         self._remember()
-        return self._description()
+        return described.description(
+            self._built, self._instruments, traced.eager_because
+        )
 
-    def _same(self, watched: list[Any]) -> bool:
-        now = list(self.model.trainable_variables)
-        if not now:
-            raise AuditError(
-                "Expected model.trainable_variables to be the variables that are "
-                "trained. Got none."
-            )
-        return [id(v) for v in now] == [id(v) for v in watched]
+    def _trace_with_all_variables(self) -> Traced:
+        """Traces again where a trace creates variables, which were not recorded."""
+        model, recorder = self._built.model, self._instruments.recorder
+        step = Step(self._built, self._devices, self._instruments)
+        error = next((t.error for t in self._traced.values() if t.error), None)
+        for _ in range(3):
+            watched = list(model.trainable_variables)
+            recorder.patch()
+            recorder.watch(watched)
+            traced = step.traced(error)
+            error = traced.error
+            now = list(model.trainable_variables)
+            if not now:
+                raise AuditError(
+                    "Expected model.trainable_variables to be the variables that are "
+                    "trained. Got none."
+                )
+            if [id(v) for v in now] == [id(v) for v in watched]:
+                return traced
+        raise AuditError("Expected train_step to create its variables only once.")
 
     def _tensors(self) -> Any:
-        return with_leaves(self.batch, _as_tensors(leaves_of(self.batch)))
-
-    def _traced(self) -> Any:
-        whole = [[0, rows_of(self.batch)]] * self._place.replicas
-        arguments = leaves_of(self._tensors()), self._place.bounds_of(whole)
-        if (self._is_keras and self.model.run_eagerly) or self.eager_because:
-            self._build_optimizers(arguments)
-            return self._on_all
-        while True:  # once more for each optimizer that was not built
-            function = tf.function(self._on_all, autograph=not self._is_keras)
-            try:
-                with self._active(), self._unbuilt.watching():
-                    concrete = function.get_concrete_function(*arguments)
-                break
-            except Exception as error:
-                if self._unbuilt.build(self._place.scope):
-                    continue
-                self._note_eager(error)
-                self._build_optimizers(arguments)
-                return self._on_all
-        self._graph = concrete.graph
-        self.lint.look_at(concrete.graph, self._weighted(), self.switches.targets)
-        return function
-
-    def _note_eager(self, error: Exception) -> None:
-        """Says why a step runs eagerly; raises where that is no way out."""
-        if self._is_keras:
-            raise error
-        self._trace_error = error
-        self.eager_because = _in_a_line(error)
-
-    def _build_optimizers(self, arguments: Any) -> None:
-        """Those of an eager step, which is begun for it and undone."""
-        optimizers = [o for o in _attributes(self.model) if _is_optimizer(o)]
-        if all(getattr(optimizer, "built", True) for optimizer in optimizers):
-            return
-        self._remember()
-        with (
-            contextlib.suppress(Exception),  # which a probe will tell
-            self._active(),
-            self._unbuilt.watching(),
-        ):
-            self._on_all(*arguments)
-        self._restore()
-        if self._unbuilt.build(self._place.scope):
-            self._build_optimizers(arguments)
-
-    def _weighted(self) -> Any:
-        """The leaves of x, y and sample weights; nothing if there are no weights."""
-        if not isinstance(self.batch, tuple) or len(self.batch) != 3:
-            return ()
-        return tuple(leaves_of(part) for part in self.batch)
-
-    @contextlib.contextmanager
-    def _active(self) -> Iterator[None]:
-        self.switches.active = True
-        try:
-            yield
-        finally:
-            self.switches.active = False
-
-    def _on_all(self, leaves: Any, bounds: Any) -> Any:
-        def replica(pair: Any) -> Any:
-            for one in (self._pins, self.switches, self._recorder):
-                one.restart()
-            parts = [rows_between(leaf, pair[0], pair[1]) for leaf in leaves]
-            return self.model.train_step(with_leaves(self.batch, parts))
-
-        outputs = self._place.run(replica, bounds)
-        if self._compiled is None or self._place.strategy is None:
-            return outputs
-        return self._compiled.reduced(outputs, self._place.strategy)
-
-    def _description(self) -> dict[str, Any]:
-        variables = self.model.trainable_variables
-        optimizers = [o for o in _attributes(self.model) if _is_optimizer(o)]
-        return {
-            "names": [_path(v) for v in variables],
-            "shapes": [[int(n) for n in v.shape] for v in variables],
-            "eps": max(_eps(self.model, v) for v in variables),
-            "found": sorted(self.switches.found),
-            "outputs": self._outputs(),
-            "clips": self._clips(),
-            "clips_by_hand": "clip_by_hand" in self.switches.found,
-            "adders": self.switches.adders,
-            "optimizer": type(optimizers[0]).__name__ if optimizers else "",
-            "is_keras": self._is_keras,
-            "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
-            "eager_because": self.eager_because,
-            "tapes": self._recorder.tapes,
-            "lints": self.lint.findings(),
-            "constants": sorted(self.lint.constants),
-            "batch_sizes": sorted(self.lint.batch_sizes),
-        }
-
-    def advice(self) -> dict[str, Any]:
-        """Whether the model is prepared, or can be: tried, so the last thing to ask."""
-        return {
-            "is_keras": self._is_keras,
-            "prepared": isinstance(
-                getattr(self.model, "__dict__", {}).get("train_step"), Hook
-            ),
-            "refusal": self._refusal(),
-            "horovod": self._place.rank is not None,
-        }
-
-    def _refusal(self) -> str:
-        if not self._is_keras:
-            return ""
-        replicas = None if self._place.rank is None else HorovodReplicas()
-        try:
-            with self._place.scope():
-                prepare(self.model, replicas=replicas)
-        except DistlossError as error:
-            return str(error)
-        return ""
-
-    def _clips(self) -> list[Any]:
-        """How each optimizer clips, and the indices of what it updates."""
-        owners = self._recorder.owners
-        found = []
-        for optimizer, settings in self.switches.clips.items():
-            own = [i for i, owner in sorted(owners.items()) if owner == optimizer]
-            if own:
-                found.append([settings, own])
-        return found
-
-    def _outputs(self) -> list[str]:
-        if self._compiled is None or len(self.switches.outputs) < 2:
-            return []
-        return self._compiled.outputs()
+        batch = self._built.batch
+        return with_leaves(batch, as_tensors(leaves_of(batch)))
 
     # -- state
 
-    def _remember(self) -> None:
-        ours = self._recorder.own_variables() | self.switches.own_variables()
-        variables = {id(c): c for v in self._variables() for c in components(v)}
-        theirs = [
-            component
-            for key, component in variables.items()
-            if key not in ours and component.dtype != tf.resource
-        ]
-        for component in theirs:
-            if not component.is_initialized():
-                raise AuditError(
-                    "Expected train_step to use variables that are there before it "
-                    f"runs. Got one that creates {component.name!r} in its first call, "
-                    "whose value is not known before. Create it in build()."
-                )
-        self._state = [(component, component.numpy()) for component in theirs]
+    def restore(self) -> None:
+        """Gives all variables the values from which probes start."""
+        self._state.restore()
 
-    def _variables(self) -> list[Any]:
-        found = list(self.model.trainable_variables)
-        for thing in _attributes(self.model):
-            if isinstance(
-                thing, keras.Layer | keras.Metric | tf.Module
-            ) or _is_optimizer(thing):
-                found += _variables_of(thing)
-            elif isinstance(thing, keras.Variable | tf.Variable):
-                found.append(thing)
-        graph = getattr(self, "_graph", None)
-        return found if graph is None else found + list(graph.variables)
+    def _remember(self) -> None:
+        self._state = self._state_now()
+
+    def _state_now(self) -> State:
+        variables = variables_of(self._built.model)
+        for traced in self._traced.values():
+            variables += traced.variables()
+        return State(variables, self._instruments.own_variables())
 
     def save_weights(self, path: str) -> None:
         """Writes the weights for others, who must start from the same."""
-        arrays = [components(v)[0].numpy() for v in self._shared_variables()]
-        np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+        save_weights(self._shared_variables(), path)
 
     def load_weights(self, path: str) -> None:
         """Takes the weights that another wrote."""
-        with np.load(path) as file:
-            arrays = [file[str(i)] for i in range(len(file.files))]
         variables = self._shared_variables()
-        shapes = [tuple(v.shape) for v in variables]
-        if shapes != [a.shape for a in arrays]:
-            raise AuditError(
-                "Expected build() to make the same model whatever the number of "
-                f"replicas. Got variables of shapes {[a.shape for a in arrays]} on one "
-                f"and {shapes} on {self._place.replicas}."
-            )
-        for variable, array in zip(variables, arrays, strict=True):
-            for component in components(variable):
-                component.assign(array.astype(component.dtype.as_numpy_dtype))
+        load_weights(variables, path, self._devices.replicas)
         self._remember()
 
     def _shared_variables(self) -> list[Any]:
-        trained = list(self.model.trainable_variables)
-        if not self._is_keras:
-            return trained
-        known = {id(v) for v in trained}
-        others = [v for v in self.model.non_trainable_variables if id(v) not in known]
-        return trained + [v for v in others if "seed" not in _path(v)]
+        return shared_variables(self._built.model, is_keras=self._built.is_keras)
 
     def calibrate(self) -> None:
         """Lets the frozen BatchNormalization hold the statistics of this batch."""
-        self.switches.batch_norm = "calibrating"
-        before = [(c, c.numpy()) for c, _ in self._state]
-        with self._active(), self._place.scope():
-            if self._is_keras:
+        model, ablation = self._built.model, self._instruments.ablation
+        before = self._state_now()
+        ablation.batch_norm = "calibrating"
+        with self._instruments.active(), self._devices.scope():
+            if self._built.is_keras:
                 x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
-                self.model(x, training=True)
-        self.switches.batch_norm = "frozen"
+                model(x, training=True)
+        ablation.batch_norm = "frozen"
         moving = {
             id(c)
-            for v in self.model.non_trainable_variables
-            if "moving" in _path(v)
+            for v in model.non_trainable_variables
+            if "moving" in path_of(v)
             for c in components(v)
         }
-        for component, value in before:
-            if id(component) not in moving:
-                component.assign(value)
+        before.restore(keep=moving)
         self._remember()
-
-    def _restore(self) -> None:
-        for variable, value in self._state:
-            variable.assign(value)
 
     # -- stepping
 
@@ -368,25 +207,28 @@ class Trainee:
         nudge = probe.pop("nudge")
         if nudge:
             path = self.run({**probe, "nudge": 0.0})["path"]
-        self._restore()
+        self.restore()
         if nudge:
             self._move_weights(nudge * np.load(path))
-        self.switches.batch_norm = probe["batch_norm"]
-        self.switches.put(probe)
-        self._recorder.clear()
-        before = self._weights()
-        if self._is_keras:
-            self.model.reset_metrics()
+        model, instruments = self._built.model, self._instruments
+        instruments.ablation.batch_norm = probe["batch_norm"]
+        instruments.ablation.put(probe)
+        instruments.recorder.clear()
+        before = observed.weights_of(model)
+        if self._built.is_keras:
+            model.reset_metrics()
         started = time.perf_counter()
         for bounds in probe["micro"]:
             outputs = self._step(probe, bounds)
         seconds = time.perf_counter() - started
-        result = self._seen(probe, before)
-        return result | {"loss": self._reported(outputs), "seconds": seconds}
+        change = observed.Change(before, observed.weights_of(model))
+        seen = self._seen(probe, change)
+        loss = observed.reported(self._built, self._devices, outputs)
+        return seen | {"loss": loss, "seconds": seconds}
 
     def _move_weights(self, by: np.ndarray) -> None:
         start = 0
-        for variable in self.model.trainable_variables:
+        for variable in self._built.model.trainable_variables:
             for component in components(variable):
                 size = int(np.prod(component.shape))
                 change = by[start : start + size].reshape(component.shape)
@@ -394,105 +236,23 @@ class Trainee:
             start += size
 
     def _step(self, probe: dict[str, Any], bounds: Any) -> Any:
-        leaves = _as_tensors(_changed(leaves_of(self.batch), probe))
-        with self._active():
-            function = self._functions[probe["batch_norm"]]
-            try:
-                return function(leaves, self._place.bounds_of(bounds))
-            except Exception as error:
-                if self.eager_because:  # no graph either: say why that is
-                    raise self._trace_error from error
-                raise
+        leaves = as_tensors(_changed(leaves_of(self._built.batch), probe))
+        with self._instruments.active():
+            traced = self._traced[probe["batch_norm"]]
+            return traced(leaves, self._devices.bounds_of(bounds))
 
-    def _weights(self) -> list[list[np.ndarray]]:
-        variables = self.model.trainable_variables
-        return [[c.numpy() for c in components(v)] for v in variables]
-
-    def _seen(
-        self, probe: dict[str, Any], before: list[list[np.ndarray]]
-    ) -> dict[str, Any]:
-        after = self._weights()
-        parts, sources, spread = [], set(), 0.0
-        size = sum(float(np.sum(np.square(w[0]))) for w in before) ** 0.5
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            moved = float(np.max(np.abs(new[0] - old[0]), initial=0.0))
-            change = _wide_array(old[0]) - _wide_array(new[0])
-            if probe["observe"] == "tape":
-                parts.append(self._recorder.of_first_tapes(index))
-            elif probe["observe"] == "gradient" and self._recorder.seen(index):
-                sources.add("gradient")
-                arrived = self._recorder.gradients(index)
-                spread = max(spread, _spread(arrived))
-                parts.append(arrived[0])
-            else:
-                if moved:
-                    sources.add("weights")
-                parts.append(change)
-            spread = max(spread, _spread([old[0] - w for w in new], old[0]))
-        flat = np.concatenate([np.ravel(part) for part in parts])
+    def _seen(self, probe: dict[str, Any], change: observed.Change) -> dict[str, Any]:
+        recorder, slices = self._instruments.recorder, self._instruments.slices
+        seen = change.observed(recorder, probe["observe"])
         path = str(self._folder / f"{probe['key']}.npy")
-        np.save(path, flat)
-        return {
+        np.save(path, seen.pop("gradient"))
+        return seen | {
             "path": path,
-            "sources": sorted(sources),
-            "spread": spread,
-            "size": size,
-            "repeats": int(self.switches.slices.repeats.numpy()),
-            "losses": self._recorder.losses(),
-            "moves_weights": self._recorder.moves_weights(),
-            "moved": any(
-                not np.array_equal(old[0], new[r], equal_nan=True)
-                for old, new in zip(before, after, strict=True)
-                for r in range(len(new))
-            ),
-            "weights_finite": all(np.isfinite(w).all() for ws in after for w in ws),
+            "repeats": int(slices.repeats.numpy()),
+            "losses": recorder.losses(),
+            "moves_weights": recorder.moves_weights(),
+            **change.about(),
         }
-
-    def _reported(self, outputs: Any) -> list[float]:
-        if self._compiled:
-            logs = self._compiled.logs(outputs)
-            return _number(logs.get("loss") if isinstance(logs, dict) else logs)
-        local = self._place.local_results
-        if isinstance(outputs, dict):
-            outputs = outputs.get("loss")
-        elif isinstance(outputs, (tuple, list)) and outputs:
-            outputs = outputs[0]
-        return [n for value in local(outputs) for n in _number(value)]
-
-
-def _digests(batch: Any) -> list[str]:
-    """Of each row: the same for rows that hold the same."""
-    leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(batch)]
-    rows = zip(*leaves, strict=True)
-    return [
-        hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in row)).hexdigest()
-        for row in rows
-    ]
-
-
-def _number(value: Any) -> list[float]:
-    try:
-        array = np.asarray(value)
-        return [float(array)] if array.size == 1 else []
-    except (TypeError, ValueError):
-        return []
-
-
-def _in_a_line(error: Exception) -> str:
-    """The cause, which AutoGraph tells last, and Keras before a list of arguments."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras prints in bold
-    told = plain.partition("Arguments received by")[0].strip()
-    last = (told.splitlines() or [""])[-1].strip()
-    name = type(error).__name__
-    return last if last.startswith(name) else f"{name}: {last}"
-
-
-def _as_tensors(leaves: list[Any]) -> list[Any]:
-    """Arrays as tensors; ragged and sparse ones are so already."""
-    return [
-        tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
-        for leaf in leaves
-    ]
 
 
 def _changed(leaves: list[Any], probe: dict[str, Any]) -> list[Any]:
@@ -507,73 +267,3 @@ def _changed(leaves: list[Any], probe: dict[str, Any]) -> list[Any]:
                 leaves[i][row] = np.inf
                 break
     return leaves
-
-
-def _wide_array(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-
-
-def _spread(arrays: list[np.ndarray], scale: Any = None) -> float:
-    """The largest relative difference of any replica's array from the first."""
-    first = _wide_array(arrays[0])
-    size = float(np.linalg.norm(first))
-    noise = 0.0
-    if scale is not None:
-        # The difference of two weights is no more exact than the weights.
-        noise = 8 * _finfo_eps(scale) * float(np.linalg.norm(_wide_array(scale)))
-    worst = 0.0
-    for other in arrays[1:]:
-        wide = _wide_array(other)
-        if np.array_equal(first, wide, equal_nan=True):
-            continue
-        apart = float(np.linalg.norm(wide - first)) - noise
-        largest = max(size, float(np.linalg.norm(wide)))
-        if not np.isfinite(apart):
-            return float("inf")
-        worst = max(worst, apart / largest if largest else 0.0)
-    return worst
-
-
-def _finfo_eps(array: np.ndarray) -> float:
-    return float(tf.experimental.numpy.finfo(_wide_array(array).dtype).eps)
-
-
-def _eps(model: Any, variable: Any) -> float:
-    """Of the dtype in which this variable's gradient is computed."""
-    policies = [getattr(model, "compute_dtype", None)]
-    if hasattr(model, "_flatten_layers"):
-        policies += [layer.compute_dtype for layer in model._flatten_layers()]
-    policies += [dtype_policies.get(None).compute_dtype]
-    epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
-    known = [epsilons[p] for p in policies if p in epsilons]
-    own = tf.as_dtype(variable.dtype).name
-    return max([*known, epsilons.get(own, 2.0**-52)])
-
-
-def _path(variable: Any) -> str:
-    return str(getattr(variable, "path", variable.name))
-
-
-def _attributes(thing: Any) -> list[Any]:
-    """`thing` and what it holds, one level of lists and dictionaries deep."""
-    found = [thing]
-    for value in list(getattr(thing, "__dict__", {}).values()):
-        if isinstance(value, dict):
-            found += list(value.values())
-        elif isinstance(value, (list, tuple)):
-            found += list(value)
-        else:
-            found.append(value)
-    return found
-
-
-def _variables_of(thing: Any) -> list[Any]:
-    try:
-        variables = thing.variables  # a method of legacy optimizers of tf-keras
-        return list(variables() if callable(variables) else variables)
-    except TypeError:  # Horovod's optimizers call what is a list in Keras 3
-        return list(thing._variables)
-
-
-def _is_optimizer(thing: Any) -> bool:
-    return callable(getattr(thing, "apply_gradients", None))

@@ -100,7 +100,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as what JSON can hold; a number that is none is a string."""
+        """The report as what JSON can hold; NaN and infinity are strings."""
         return {
             "schema": SCHEMA,
             "agrees": self.agrees,

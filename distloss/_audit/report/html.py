@@ -8,6 +8,7 @@ from typing import Any
 
 from distloss._audit.report import wording
 from distloss._audit.report.findings import Report
+from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
 
 _PAGE = """<!doctype html>
@@ -67,7 +68,7 @@ explains.</p>
 """
 
 
-def page(report: Report) -> str:
+def page(report: Report, _terminal: Terminal) -> str:
     """The whole page."""
     import jinja2
 
@@ -152,3 +153,6 @@ def _plot_errors(axes: Any, counts: list[int], table: Any) -> None:
     axes.set(xlabel="relative difference from one replica")
     axes.set_title("What each probe said (right end: not finite)", fontsize=10)
     axes.legend(fontsize=8)
+
+
+FORMAT = Format("html", page, needs=("jinja2", "matplotlib"))

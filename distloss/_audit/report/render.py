@@ -1,4 +1,4 @@
-"""A report as text, JSON or HTML."""
+"""A report in one of the formats of a table."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 
-from distloss._audit.report import text as text_format
+from distloss._audit.report import html, json, plain, text
 from distloss._audit.report.findings import Report
+from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
 from distloss._errors import AuditError
 
-NEEDS: dict[str, tuple[str, ...]] = {
-    "text": ("rich",),
-    "json": (),
-    "html": ("jinja2", "matplotlib"),
-    "plain": (),
+# In the order in which the command offers them; the first is its default.
+FORMATS: dict[str, Format] = {
+    one.name: one for one in (text.FORMAT, json.FORMAT, html.FORMAT, plain.FORMAT)
 }
+OFFERED = tuple(name for name, one in FORMATS.items() if one.is_offered)
 
 
 def check_installed(form: str) -> None:
@@ -26,7 +26,7 @@ def check_installed(form: str) -> None:
     Raises:
       AuditError: a package is missing; names the extra that brings it.
     """
-    for name in NEEDS[form]:
+    for name in FORMATS[form].needs:
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -39,16 +39,8 @@ def check_installed(form: str) -> None:
 def rendered(
     report: Report, form: str, *, colours: bool = False, coding: str = "utf-8"
 ) -> str:
-    """The report in one of the formats of `NEEDS`, for a terminal of this coding."""
-    if form == "json":
-        return report.to_json() + "\n"
-    if form == "html":
-        from distloss._audit.report import html
-
-        return html.page(report)
-    if form == "plain":
-        return text_format.plain(report)
-    return text_format.text(report, colours=colours, coding=coding)
+    """The report in one of `FORMATS`, for a terminal of this coding."""
+    return FORMATS[form].write(report, Terminal(colours, coding))
 
 
 @contextlib.contextmanager

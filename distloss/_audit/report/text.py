@@ -1,4 +1,4 @@
-"""A report as text: for a terminal, and plain."""
+"""A report as text for a terminal, with frames and colours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from distloss._audit.report.findings import Finding, Report
+from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
 from distloss._audit.report.wording import (
     causes,
@@ -17,23 +18,17 @@ from distloss._audit.report.wording import (
 )
 
 
-def text(
-    report: Report,
-    *,
-    colours: bool = False,
-    width: int | None = None,
-    coding: str = "utf-8",
-) -> str:
-    """For a terminal, whose coding decides what frames are drawn with."""
+def text(report: Report, terminal: Terminal) -> str:
+    """The whole report; the coding decides what frames are drawn with."""
     from rich.console import Console
 
     written = io.BytesIO()
-    into = io.TextIOWrapper(written, coding, "backslashreplace", newline="\n")
+    into = io.TextIOWrapper(written, terminal.coding, "backslashreplace", newline="\n")
     console = Console(
         file=into,
-        force_terminal=colours,
-        color_system="standard" if colours else None,
-        width=width or (None if colours else 100),
+        force_terminal=terminal.colours,
+        color_system="standard" if terminal.colours else None,
+        width=terminal.width or (None if terminal.colours else 100),
         highlight=False,
     )
     _print_head(console, report)
@@ -42,7 +37,7 @@ def text(
     _print_probes(console, report)
     _print_skipped(console, report)
     into.flush()
-    return written.getvalue().decode(coding)
+    return written.getvalue().decode(terminal.coding)
 
 
 def _print_head(console: Any, report: Report) -> None:
@@ -108,19 +103,4 @@ def _print_skipped(console: Any, report: Report) -> None:
     console.print(Text(f"{report.seconds:.0f} s", "dim"))
 
 
-def plain(report: Report) -> str:
-    """Lines of text, for where there is no rich."""
-    lines = [headline(report)]
-    for group in causes(report):
-        first = group[0]
-        lines += ["", f"{first.cause}: {first.explanation}"]
-        for one in group:
-            seen = "; ".join(one.evidence)
-            lines.append(
-                f"  {one.replicas} replicas: scale {number(one.scale, 4)}, residual "
-                f"{number(one.residual, 2)}. {seen}"
-            )
-        lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
-        lines.append(f"  To mend it: {first.remedy}")
-    lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
-    return "".join(f"{printable(line)}\n" for line in lines)
+FORMAT = Format("text", text, needs=("rich",))

@@ -27,7 +27,7 @@ def headline(report: Report) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """A number of a finding; one that is none was not measured, or not finite."""
+    """A number of a finding; a dash for NaN, which was not measured or not finite."""
     return f"{value:.{digits}g}" if value == value else "-"
 
 

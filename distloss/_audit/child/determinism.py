@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.random import bit_generator
 
-from distloss._audit.child.switches import Switches, plain
+from distloss._audit.child.ablation import Ablation
+from distloss._audit.child.clipping import plain
 
 SEED = 17
 Given = dict[str, Any]  # the arguments of an operation, by name
@@ -56,11 +57,16 @@ OPERATIONS: dict[str, dict[str, str]] = {
 }
 
 
-class Pins:
+def seed() -> None:
+    """Makes what is drawn outside of a step the same in each child."""
+    keras.utils.set_random_seed(20)
+
+
+class Determinism:
     """Takes chance out of a step: dropout is off, and each row gets the same draw."""
 
-    def __init__(self, switches: Switches) -> None:
-        self._switches = switches
+    def __init__(self, ablation: Ablation) -> None:
+        self._ablation = ablation
         self._thread = threading.local()
 
     def restart(self) -> None:
@@ -71,7 +77,7 @@ class Pins:
         np.random.seed(SEED)
 
     def patch(self) -> None:
-        """Puts the pins in."""
+        """Puts a stand-in in the place of whatever draws."""
         backend = keras.src.backend.random
         for module in {backend, sys.modules[backend.dropout.__module__]}:
             module.dropout = self.without_dropout(module.dropout)
@@ -79,8 +85,8 @@ class Pins:
         for name, operations in OPERATIONS.items():
             generated = importlib.import_module(f"tensorflow.python.ops.gen_{name}")
             for operation, stand_in in operations.items():
-                pinned = self._pinned(getattr(generated, operation), stand_in)
-                setattr(generated, operation, pinned)
+                drawn = self._without_chance(getattr(generated, operation), stand_in)
+                setattr(generated, operation, drawn)
         for layer in (keras.layers.GaussianNoise, keras.layers.GaussianDropout):
             self.switch_off(layer)
         self.switch_off(keras.layers.AlphaDropout)
@@ -88,14 +94,14 @@ class Pins:
         bit_generator.randbits = random.Random(SEED).getrandbits  # type: ignore[attr-defined]
 
     def _note(self) -> None:
-        self._switches.found.add("randomness")
+        self._ablation.found.add("randomness")
 
     def without_dropout(self, original: Any) -> Any:
         """`original`, which drops nothing while a step runs."""
 
         def dropout(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
             inputs = kwargs.pop("x", inputs)
-            if not self._switches.active:
+            if not self._ablation.active:
                 return original(inputs, *args, **kwargs)
             self._note()
             return inputs
@@ -107,20 +113,20 @@ class Pins:
         call = layer.call
 
         def same(this: Any, inputs: Any, training: Any = False) -> Any:
-            if not self._switches.active:
+            if not self._ablation.active:
                 return call(this, inputs, training=training)
             self._note()
             return inputs
 
         layer.call = plain(same)
 
-    def _pinned(self, original: Callable[..., Any], stand_in: str) -> Any:
+    def _without_chance(self, original: Callable[..., Any], stand_in: str) -> Any:
         """The operation `original`; while a step runs, what stands in for it."""
         signature = inspect.signature(original)
 
         def draw(*args: Any, **kwargs: Any) -> Any:
             inside = getattr(self._thread, "inside", False)
-            if inside or not self._switches.active or _initializes():
+            if inside or not self._ablation.active or _initializes():
                 return original(*args, **kwargs)
             self._note()
             given = signature.bind(*args, **kwargs)

@@ -14,7 +14,7 @@ from distloss.replicas import Replicas, StrategyReplicas
 from distloss.replicas.horovod import HorovodReplicas
 
 
-class Place:
+class Devices:
     """Where the replicas of this process are: virtual CPUs, GPUs, or one rank."""
 
     def __init__(self, replicas: int, devices: str, rank: int | None = None) -> None:

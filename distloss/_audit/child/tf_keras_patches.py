@@ -6,19 +6,22 @@ import functools
 import importlib
 from typing import Any
 
-from distloss._audit.child.pins import Pins
-from distloss._audit.child.switches import Switches, plain
+from distloss._audit.child.ablation import Ablation
+from distloss._audit.child.clipping import plain
+from distloss._audit.child.determinism import Determinism
 
 
 @functools.cache
-def patch(switches: Switches, pins: Pins) -> None:
-    """Puts switches and pins in, once."""
+def patch(ablation: Ablation, determinism: Determinism) -> None:
+    """Lets tf-keras be ablated and without chance, once."""
     tf_keras: Any = importlib.import_module("tf_keras")
-    switches.patch_optimizers(_owner(tf_keras.optimizers.Optimizer, "_clip_gradients"))
+    ablation.clipping.patch_optimizers(
+        _owner(tf_keras.optimizers.Optimizer, "_clip_gradients")
+    )
     batch_norm = _owner(tf_keras.layers.BatchNormalization, "call")
-    switches.patch_batch_norm(batch_norm)
-    _patch_terms(switches, tf_keras.layers.Layer)
-    _pin(pins, tf_keras)
+    ablation.patch_batch_norm(batch_norm)
+    _patch_terms(ablation, tf_keras.layers.Layer)
+    _pin(determinism, tf_keras)
 
 
 def _owner(cls: Any, method: str) -> Any:
@@ -26,35 +29,35 @@ def _owner(cls: Any, method: str) -> Any:
     return next(base for base in cls.__mro__ if method in vars(base))
 
 
-def _patch_terms(switches: Switches, layer: Any) -> None:
+def _patch_terms(ablation: Ablation, layer: Any) -> None:
     add_loss, losses = layer.add_loss, layer.losses
 
     def add(this: Any, terms: Any, **kwargs: Any) -> Any:
         terms = terms if isinstance(terms, list | tuple) else [terms]
-        factor = switches.added_by(this)
-        return add_loss(this, switches.scaled("added", list(terms), factor), **kwargs)
+        factor = ablation.added_by(this)
+        return add_loss(this, ablation.scaled("added", list(terms), factor), **kwargs)
 
     def with_scaled_regularizers(this: Any) -> list[Any]:
-        return [_scaled(switches, loss) for loss in losses.fget(this)]
+        return [_scaled(ablation, loss) for loss in losses.fget(this)]
 
     layer.add_loss = plain(add)
     layer.losses = property(with_scaled_regularizers)
 
 
-def _scaled(switches: Switches, loss: Any) -> Any:
+def _scaled(ablation: Ablation, loss: Any) -> Any:
     if not getattr(loss, "_unconditional_loss", False):
         return loss
-    (scaled,) = switches.scaled("regularizers", [loss], switches.regularizers)
+    (scaled,) = ablation.scaled("regularizers", [loss], ablation.regularizers)
     scaled._unconditional_loss = True
     return scaled
 
 
-def _pin(pins: Pins, tf_keras: Any) -> None:
+def _pin(determinism: Determinism, tf_keras: Any) -> None:
     generator: Any = importlib.import_module("tf_keras.src.backend").RandomGenerator
-    generator.dropout = _method(generator.dropout, pins.without_dropout)
+    generator.dropout = _method(generator.dropout, determinism.without_dropout)
     layers = tf_keras.layers
     for layer in (layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout):
-        pins.switch_off(layer)
+        determinism.switch_off(layer)
 
 
 def _method(original: Any, pin: Any) -> Any:

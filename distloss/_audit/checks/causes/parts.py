@@ -1,0 +1,169 @@
+"""What N replicas add up, in terms of what the rows of each of them give alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
+from distloss._audit.checks.causes.accumulation import counts_wrongly
+from distloss._audit.checks.causes.unexplained import UNEXPLAINED
+from distloss._audit.checks.causes.uniform_factor import DIVIDED_TWICE, SUM_OF_MEANS
+from distloss._audit.checks.check import Check
+from distloss._audit.checks.compare import Vector, norm
+from distloss._audit.checks.comparison import Comparison, Deviation
+from distloss._audit.checks.probes import UNEVEN
+
+MEAN_OF_MEANS = Cause(
+    "mean-of-means",
+    "Each replica divides by what it holds itself (rows, tokens, weights), and the "
+    "means are averaged: where replicas hold unequal amounts, some rows count for more "
+    "than others.",
+    divided_by_all(),
+    cases={
+        "uneven": (
+            "Each replica divides by the rows that it holds itself, and the means are "
+            "averaged. It shows only when a batch splits unevenly: then the rows of a "
+            "replica that holds fewer count for more. On an even split the gradient is "
+            "right.",
+            divided_by_all(),
+        )
+    },
+)
+
+NOT_DECOMPOSABLE = Cause(
+    "not-decomposable",
+    "The loss of the batch is no weighted sum of losses of rows, so no factor makes "
+    "the parts add up: it compares rows, is a ratio of sums, or adds up means with "
+    "different denominators.",
+    Remedy(
+        "Take means each with its own denominator (distloss.mean_share for each). Sum "
+        "over replicas what a ratio consists of before it is taken, or gather the "
+        "other rows; mind that gradients are summed once more."
+    ),
+    may_be_chance=True,
+)
+
+NOT_LINEAR = Cause(
+    "not-linear-in-gradient",
+    "The loss is a sum over rows, but what the step makes of its gradient is not "
+    "linear in it (clipping by hand, a normalized gradient, a step uphill as in "
+    "sharpness-aware minimization), and replicas do it each to its own gradient.",
+    Remedy(
+        "Sum the gradients over replicas first, and do it to the sum: "
+        "distloss.StrategyReplicas().sum_gradients(gradients). The optimizer sums "
+        "again: give it N-th parts."
+    ),
+    may_be_chance=True,
+)
+
+
+def explain(comparison: Comparison, deviation: Deviation) -> bool:
+    """Names the cause by what each part counts, in the whole and on N replicas."""
+    if comparison.facts.calls > 1 or counts_wrongly(comparison.baseline):
+        return False
+    probe, n = deviation.probe, comparison.replicas
+    parts = [p for p in comparison.parts(probe) if np.isfinite(p).all() and norm(p)]
+    if len(parts) < 2:
+        return False
+    seen, wanted = comparison.many_and_one(probe)
+    right, left_of_right = comparison.tolerance.fit(wanted.gradient, parts)
+    given, left_of_given = comparison.tolerance.fit(seen.gradient, parts)
+    limit = 30 * comparison.facts.rounding
+    if left_of_right > limit:
+        if left_of_given > limit and n > 2 and left_of_right < 10 * limit:
+            return False
+        return _of_no_sum(comparison, deviation, left_of_right)
+    if left_of_given > limit:
+        return False
+    return _of_a_sum(comparison, deviation, given, right)
+
+
+def _of_no_sum(comparison: Comparison, deviation: Deviation, left: float) -> bool:
+    shown = (
+        f"{deviation.probe.name}: no weights make the gradients of the parts add up to "
+        f"that of the whole: {left:.2g} of it is left over"
+    )
+    if not _is_treated(comparison, deviation, None, shown):
+        comparison.find(
+            NOT_DECOMPOSABLE, deviation.difference, shown, term=deviation.term
+        )
+    return True
+
+
+def _of_a_sum(
+    comparison: Comparison, deviation: Deviation, given: Vector, right: Vector
+) -> bool:
+    name, n = deviation.probe.name, comparison.replicas
+    shown = f"{name}: in the whole, the parts count {_shown(right)}"
+    if _is_treated(comparison, deviation, right, shown):
+        return True
+    mean = given.mean()
+    names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
+    cause = next((c for f, c in names.items() if abs(mean / f - 1) < 0.02), None)
+    if cause is None or any(abs(f / mean - 1) >= 0.02 for f in given):
+        return False
+    evidence = (
+        f"{name}: the means of the replicas count {_shown(given)}; in the mean of the "
+        f"whole batch they count {_shown(right)}"
+    )
+    case = ""
+    if cause is MEAN_OF_MEANS and name == UNEVEN:
+        case = "uneven"
+        evidence += f"; {_is_split(comparison.facts.rows, n)}"
+    comparison.find(
+        cause, deviation.difference, evidence, term=deviation.term, case=case
+    )
+    return True
+
+
+def _is_treated(
+    comparison: Comparison, deviation: Deviation, right: Any, shown: str
+) -> bool:
+    """Whether it is not the loss, but what is done to its gradient.
+
+    Then the gradients of the parts that a tape gives add up to that of the whole, and
+    by other factors (`right`, None where there are none) than what is made of them.
+    """
+    if deviation.probe.alone:
+        return False
+    tape = dataclasses.replace(deviation.probe, observe="tape")
+    whole = comparison.look(1, tape.on_one())
+    if comparison.facts.tapes > 1 and not whole.moves_weights:
+        return False  # only the first of several tapes is recorded
+    parts = comparison.parts(tape)
+    if not norm(whole.gradient) or not all(map(norm, parts)):
+        return False
+    factors, left = comparison.tolerance.fit(whole.gradient, parts)
+    alike = right is not None and np.allclose(factors, right, rtol=0.02)
+    if alike or not left <= 30 * comparison.facts.rounding:
+        return False
+    n = comparison.replicas
+    summed = comparison.tolerance.compare(comparison.look(n, tape), whole)
+    taken = (
+        f"gradients of the tape add up, those of {n} replicas to {summed.scale:.4g} "
+        "times that of the whole; what the step makes of them does not"
+    )
+    is_right = summed.agrees or summed.uniform  # uniform: N is divided by elsewhere
+    cause = NOT_LINEAR if is_right else UNEXPLAINED
+    comparison.find(cause, deviation.difference, shown, taken, term=deviation.term)
+    return True
+
+
+def _is_split(rows: int, replicas: int) -> str:
+    """Whether a split of this batch is uneven at all."""
+    if rows % replicas:
+        return f"this batch of {rows} rows does not split evenly over {replicas}"
+    return (
+        f"this batch of {rows} rows does split evenly over {replicas}: it shows in "
+        "others, such as a short last one"
+    )
+
+
+def _shown(factors: Any) -> str:
+    return ", ".join(f"{factor:.3g}" for factor in factors)
+
+
+CHECK = Check("parts", (MEAN_OF_MEANS, NOT_DECOMPOSABLE, NOT_LINEAR), explain=explain)

@@ -1,0 +1,77 @@
+"""A gradient that is N, 1/N or N*N times too large, in all variables alike."""
+
+from __future__ import annotations
+
+from distloss._audit.checks.cause import Cause, divided_by_all
+from distloss._audit.checks.check import Check
+from distloss._audit.checks.comparison import Comparison, Deviation
+
+SUM_OF_MEANS = Cause(
+    "sum-of-means",
+    "The gradient is N times too large: each replica computes a mean and the optimizer "
+    "adds them up; nobody divides by the number of replicas.",
+    divided_by_all("A loss that returns a scalar is not divided by Keras 3. "),
+)
+
+DIVIDED_TWICE = Cause(
+    "divided-twice",
+    "The gradient is too small by the number of replicas: it is divided by N once by "
+    "you and once by the framework.",
+    divided_by_all(
+        "Take one of the two divisions out: Keras losses divide by N by themselves "
+        "under a strategy. "
+    ),
+)
+
+N_SQUARED = Cause(
+    "scaled-n-squared",
+    "The gradient is N*N times too large: it is multiplied by N, and summed over "
+    "replicas besides.",
+    divided_by_all("Take the factor N out. "),
+)
+
+
+def of_scale(comparison: Comparison, deviation: Deviation) -> Cause | None:
+    """The cause of a factor that is the same for all variables."""
+    n, difference = comparison.replicas, deviation.difference
+    if not difference.uniform:
+        return None
+    factors = {n: SUM_OF_MEANS, 1 / n: DIVIDED_TWICE, 1 / n**2: DIVIDED_TWICE}
+    factors[n**2] = N_SQUARED
+    is_near = comparison.tolerance.is_near
+    return next((c for f, c in factors.items() if is_near(difference.scale, f)), None)
+
+
+def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -> bool:
+    """Notes `cause`, of which the scale is the evidence."""
+    difference = deviation.difference
+    evidence = (
+        f"{deviation.probe.name}: alpha = {difference.scale:.4g}, rho = "
+        f"{difference.residual:.1g} on {comparison.replicas} replicas, the same for "
+        "all variables"
+    )
+    comparison.find(cause, difference, evidence, term=deviation.term)
+    return True
+
+
+def is_of_layers(comparison: Comparison, deviation: Deviation) -> bool:
+    """Whether it is a term that layers add, whose makings tell its cause."""
+    return deviation.term.startswith("added") and comparison.facts.calls == 1
+
+
+def _explain(comparison: Comparison, deviation: Deviation) -> bool:
+    cause = of_scale(comparison, deviation)
+    if cause is None:
+        return False
+    if is_of_layers(comparison, deviation):
+        # Where this cannot be told, the factor of such a term has no certain name.
+        comparison.made_of(deviation.probe)
+    return named_by_scale(comparison, deviation, cause)
+
+
+CHECK = Check(
+    "scale",
+    (SUM_OF_MEANS, DIVIDED_TWICE, N_SQUARED),
+    explain_at_once=_explain,
+    explain=_explain,
+)

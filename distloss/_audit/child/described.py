@@ -1,0 +1,92 @@
+"""What a step consists of, and what can be advised for its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from keras.src import dtype_policies
+
+from distloss._audit.child.built import Built
+from distloss._audit.child.devices import Devices
+from distloss._audit.child.holdings import optimizers_of, path_of
+from distloss._audit.child.instruments import Instruments
+from distloss._errors import DistlossError
+from distloss._keras.model_hooks import Hook
+from distloss._prepare.prepare import prepare
+from distloss.replicas.horovod import HorovodReplicas
+
+
+def description(
+    built: Built, instruments: Instruments, eager_because: str
+) -> dict[str, Any]:
+    """What a traced step consists of."""
+    variables, lint = built.model.trainable_variables, instruments.lint
+    optimizers = optimizers_of(built.model)
+    return {
+        "names": [path_of(v) for v in variables],
+        "shapes": [[int(n) for n in v.shape] for v in variables],
+        "eps": max(_eps(built.model, v) for v in variables),
+        "found": sorted(instruments.ablation.found),
+        "outputs": _outputs(built, instruments),
+        "clips": _clips(instruments),
+        "adders": instruments.ablation.adders,
+        "is_keras": built.is_keras,
+        "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
+        "eager_because": eager_because,
+        "tapes": instruments.recorder.tapes,
+        "lints": lint.findings(),
+        "constants": sorted(lint.constants),
+        "batch_sizes": sorted(lint.batch_sizes),
+    }
+
+
+def advice(built: Built, devices: Devices) -> dict[str, Any]:
+    """Whether the model is prepared, or can be: tried, so the last thing to ask."""
+    own_step = getattr(built.model, "__dict__", {}).get("train_step")
+    return {
+        "is_keras": built.is_keras,
+        "prepared": isinstance(own_step, Hook),
+        "refusal": _refusal(built, devices),
+        "horovod": devices.rank is not None,
+    }
+
+
+def _refusal(built: Built, devices: Devices) -> str:
+    if not built.is_keras:
+        return ""
+    replicas = None if devices.rank is None else HorovodReplicas()
+    try:
+        with devices.scope():
+            prepare(built.model, replicas=replicas)
+    except DistlossError as error:
+        return str(error)
+    return ""
+
+
+def _clips(instruments: Instruments) -> list[Any]:
+    """How each optimizer clips, and the indices of what it updates."""
+    owners, found = instruments.recorder.owners, []
+    for optimizer, settings in instruments.ablation.clipping.settings.items():
+        own = [i for i, owner in sorted(owners.items()) if owner == optimizer]
+        if own:
+            found.append([settings, own])
+    return found
+
+
+def _outputs(built: Built, instruments: Instruments) -> list[str]:
+    if built.compiled is None or len(instruments.ablation.outputs) < 2:
+        return []
+    return built.compiled.outputs()
+
+
+def _eps(model: Any, variable: Any) -> float:
+    """Of the dtype in which this variable's gradient is computed."""
+    policies = [getattr(model, "compute_dtype", None)]
+    if hasattr(model, "_flatten_layers"):
+        policies += [layer.compute_dtype for layer in model._flatten_layers()]
+    policies += [dtype_policies.get(None).compute_dtype]
+    epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
+    known = [epsilons[p] for p in policies if p in epsilons]
+    own = tf.as_dtype(variable.dtype).name
+    return max([*known, epsilons.get(own, 2.0**-52)])

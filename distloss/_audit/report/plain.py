@@ -1,0 +1,29 @@
+"""A report as lines of text, for where there is no rich."""
+
+from __future__ import annotations
+
+from distloss._audit.report.findings import Report
+from distloss._audit.report.format import Format, Terminal
+from distloss._audit.report.printable import printable
+from distloss._audit.report.wording import causes, headline, number, short
+
+
+def plain(report: Report, _terminal: Terminal) -> str:
+    """The whole report."""
+    lines = [headline(report)]
+    for group in causes(report):
+        first = group[0]
+        lines += ["", f"{first.cause}: {first.explanation}"]
+        for one in group:
+            seen = "; ".join(one.evidence)
+            lines.append(
+                f"  {one.replicas} replicas: scale {number(one.scale, 4)}, residual "
+                f"{number(one.residual, 2)}. {seen}"
+            )
+        lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
+        lines.append(f"  To mend it: {first.remedy}")
+    lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+FORMAT = Format("plain", plain, is_offered=False)
