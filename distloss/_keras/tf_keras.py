@@ -77,3 +77,8 @@ class Callback(keras.callbacks.Callback):
 
     def _implements_predict_batch_hooks(self) -> bool:
         return False
+
+
+def set_inner(scaled: Any, optimizer: Any) -> None:
+    """Gives a LossScaleOptimizer of tf-keras another one to update with."""
+    scaled._optimizer = optimizer

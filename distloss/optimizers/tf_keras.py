@@ -9,6 +9,7 @@ from typing import Any
 
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._formula import denominators, empty, sparse
+from distloss._keras.tf_keras import set_inner
 from distloss.optimizers.monitor import Monitor
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -90,7 +91,7 @@ def distributed_optimizer(
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
         _refuse_own_apply_gradients(type(optimizer))
-        optimizer._optimizer = distributed_optimizer(inner, replicas, 1)
+        set_inner(optimizer, distributed_optimizer(inner, replicas, 1))
         return optimizer
     keras_class: Any = type(optimizer)
     made: Any = object.__new__(_class_of(keras_class))
