@@ -14,6 +14,7 @@ from distloss._formula import denominators, empty, reduce
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import own_steps
 from distloss._keras.model_hooks import Hook, report_global_metrics
+from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.chosen_rows import counts_like_rows
 from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
@@ -50,10 +51,11 @@ def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
 
 
 def watch_keras() -> None:
-    """Lets losses, optimizers and metrics of Keras know of steps weighed by rows."""
+    """Lets Keras and TensorFlow know of steps weighed by rows."""
     own_steps.replace_reductions(_reduced, _scaled)
     own_steps.watch_updates(_check_optimizer)
     own_steps.watch_means(_check_mean)
+    watch_shares()
 
 
 def take_step(

@@ -203,12 +203,29 @@ def test_an_optimizer_that_was_not_found_is_refused_when_it_updates():
         trained(on("mirrored", KeepsItElsewhere))
 
 
-class OfNoRows(own_models.Autoencoder):
-    data = (np.float32(1), np.float32(2))
+def test_an_update_from_a_callback_is_made_once_on_all_replicas():
+    """Outside the scope, gradients are nobody's part; inside it, they are refused."""
+    with strategy_of("mirrored").scope():
+        model = prepare(compiled(own_models.Siamese))
+    variables = model.net.trainable_variables
+    ones = [tf.ones_like(v) for v in variables]
+    before = []
 
+    def update(_epoch, _logs):
+        before.extend(np.array(v) for v in variables)
+        model.optimizer.apply(ones, variables)
 
-class Disagrees(own_models.Siamese):
-    data = (own_models.X, own_models.X[:5])
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=update)
+    data = own_models.dataset(own_models.Siamese).take(1)
+    model.fit(data, verbose=0, shuffle=False, callbacks=[callback])
+    for variable, start in zip(variables, before, strict=True):
+        for copy in strategy_of("mirrored").experimental_local_results(variable.value):
+            np.testing.assert_allclose(copy, start - 0.1, rtol=1e-6)
+    with (
+        strategy_of("mirrored").scope(),
+        pytest.raises(ContextError, match="in replica context"),
+    ):
+        model.optimizer.apply(ones, variables)
 
 
 class WithoutOptimizer(own_models.Siamese):

@@ -168,6 +168,29 @@ def test_losses_of_ours_in_such_a_step_are_exact_too():
     assert_same(OnFour(ours_in_the_step).trained(SPLITS), wanted)
 
 
+def shares_of_tensorflow(model, optimizer, metric=None):
+    """As TensorFlow's tutorial of custom loops writes it, for a batch of 7 rows."""
+
+    def step(x, y, w):
+        with tf.GradientTape() as tape:
+            each = tf.reduce_mean((model(x) - y) ** 2, -1)
+            loss = tf.nn.compute_average_loss(each, sample_weight=w)
+            loss += tf.nn.compute_average_loss(each**2, global_batch_size=7)
+            loss += tf.nn.scale_regularization_loss(sum(model.losses))
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        if metric is not None:
+            metric.update_state(loss)
+        return loss
+
+    return step
+
+
+def test_shares_of_tensorflow_are_not_divided_twice():
+    wanted = on_one_device(batches_of(SPLITS), shares_of_tensorflow)
+    assert_same(OnFour(shares_of_tensorflow).trained(SPLITS), wanted)
+
+
 def test_rows_can_be_given():
     wanted = on_one_device(batches_of(SPLITS))
     four = OnFour(rows=lambda x, y, w: tf.shape(y)[0])
