@@ -11,7 +11,13 @@ import tensorflow as tf
 from cases import KERAS, since_keras
 
 from distloss import DistlossError
-from distloss._keras import inner_optimizers, optimizer_state, tf_keras, versions
+from distloss._keras import (
+    inner_optimizers,
+    optimizer_state,
+    own_steps,
+    tf_keras,
+    versions,
+)
 from distloss._keras.compiled_model import (
     averages_over_workers,
     loss_for_shapes,
@@ -271,3 +277,68 @@ def test_a_keras_that_is_too_old_is_refused(monkeypatch):
     monkeypatch.setattr(keras, "__version__", "3.2.1")
     with pytest.raises(DistlossError, match=r"Keras 3\.3 or newer\. Got .*3\.2\.1"):
         runpy.run_path(versions.__file__)
+
+
+@since_keras(3, 8)
+def test_all_losses_of_keras_are_reduced_and_scaled_in_three_functions():
+    """_keras.own_steps replaces them by name in this module."""
+    from keras.src.backend.tensorflow import trainer
+    from keras.src.losses import loss as module
+
+    arguments = ["values", "sample_weight", "mask", "reduction", "dtype"]
+    functions = [
+        getattr(getattr(module, name), "args", [getattr(module, name)])[0]
+        for name in ("reduce_weighted_values", "scale_loss_for_distribution")
+    ]
+    assert list(inspect.signature(functions[0]).parameters) == arguments
+    assert "return reduce_weighted_values(" in inspect.getsource(module.Loss.__call__)
+    assert "scale_loss_for_distribution(loss)" in inspect.getsource(
+        module.reduce_values
+    )
+    source = inspect.getsource(trainer.TensorFlowTrainer)
+    assert "loss_module.unscale_loss_for_distribution(loss)" in source
+    assert "loss_module.scale_loss_for_distribution(loss)" in source
+
+
+def test_every_update_of_keras_comes_by_apply():
+    """_keras.own_steps.watch_updates looks at each there."""
+    seen = []
+
+    class Seen(keras.optimizers.SGD):
+        def apply(self, *args, **kwargs):
+            seen.append(self.name)
+            return super().apply(*args, **kwargs)
+
+    weight = keras.Variable([1.0])
+    optimizer = Seen(0.1, name="seen")
+    optimizer.apply_gradients([(tf.ones([1]), weight)])
+    scaled = keras.optimizers.LossScaleOptimizer(Seen(0.1, name="inner"))
+    scaled.build([weight])
+    scaled.apply([tf.ones([1])], [weight])
+    assert seen == ["seen", "inner"]
+    assert "apply" in vars(keras.optimizers.Optimizer) or not hasattr(
+        keras.optimizers.Optimizer.apply, "is_watched"
+    )
+
+
+def test_metrics_are_kept_in_a_list_of_each_layer():
+    """_keras.own_steps.metrics_in reads it; compiled ones are in `metrics`."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.held = keras.metrics.Mean("held")
+    model.compile("sgd", "mse", metrics=["mae"])
+    assert model.held in model._metrics
+    names = [metric.name for metric in own_steps.metrics_in([model])]
+    mae = ["mean_absolute_error"] if KERAS >= (3, 6) else []
+    assert {"loss", "compile_metrics", "held", *mae} <= {*names, *mae}
+    assert own_steps.takes_means(model.held)
+    assert not own_steps.takes_means(keras.metrics.MeanSquaredError())
+
+
+def test_tensorflow_has_two_functions_that_make_shares():
+    """_prepare.average_loss replaces them in `tf.nn`."""
+    average = tf.nn.compute_average_loss
+    average = getattr(average, "args", [average])[0]
+    arguments = ["per_example_loss", "sample_weight", "global_batch_size"]
+    assert list(inspect.signature(average).parameters) == arguments
+    assert float(average(tf.constant([1.0, 3.0]), global_batch_size=4)) == 1.0
+    assert float(tf.nn.scale_regularization_loss(tf.constant(3.0))) == 3.0
