@@ -49,6 +49,9 @@ def report_global_metrics(
     # https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/engine/training.py
     is_keras_3 = isinstance(model, keras.Model)
     name = "_get_metrics_result_or_logs" if is_keras_3 else _OF_TF_KERAS
+    hooked = vars(model).get(name)
+    if told is None and isinstance(hooked, Hook):
+        told = hooked.args[-1]  # of a prepared model, to which a callback comes as well
     setattr(model, name, Hook(_global_results_or_logs, model, replicas, name, told))
     if is_keras_3 and not replicas.keras_sums_metrics:
         model.fit = Hook(_fit, model)

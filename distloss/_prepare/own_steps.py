@@ -45,6 +45,8 @@ def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
     for name in ("train_step", "test_step"):
         given = getattr(model, name)
         own = given.args[-1] if isinstance(given, Hook) else given
+        # Replicas meet in the function that Keras makes of a step, and in none within.
+        own = getattr(own, "python_function", own)
         setattr(model, name, Hook(take_step, model, replicas, told, own))
     if not (replicas.count() == 1 or keras_averages(replicas)):
         report_global_metrics(model, replicas, told)

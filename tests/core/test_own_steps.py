@@ -349,3 +349,56 @@ def test_values_that_are_not_as_many_for_each_row_are_found(name, counts):
 
     step.get_concrete_function()
     assert found == [counts]
+
+
+class InFunction(own_models.Siamese):
+    @tf.function
+    def train_step(self, data):
+        return own_models.Siamese.train_step(self, data)
+
+
+class OfDict(own_models.Siamese):
+    data = (
+        {"a": own_models.X, "p": own_models.X[::-1], "n": np.roll(own_models.X, 3, 0)},
+    )
+
+    def train_step(self, data):
+        (rows,) = data
+        return super().train_step((rows["a"], rows["p"], rows["n"]))
+
+
+@pytest.mark.parametrize("kind", [InFunction, OfDict])
+def test_steps_in_functions_and_batches_that_are_dicts(kind):
+    with strategy_of("mirrored").scope():
+        model = prepare(compiled(kind))
+    wanted = on_one_device(own_models.Siamese, sgd)
+    assert max(off_by(trained(model), wanted)) < 1e-5
+
+
+def test_a_step_given_to_the_model_alone_is_its_own():
+    with strategy_of("mirrored").scope():
+        model = own_models.net(4, 2)
+        model.build((None, own_models.FEATURES))
+        model.compile(sgd(), "mse")
+
+        def step(data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x) - y) ** 2)
+            weights = model.trainable_weights
+            model.optimizer.apply(tape.gradient(loss, weights), weights)
+            return {"squared": loss}
+
+        model.train_step = step
+        prepare(model)
+    start = [np.array(w) for w in model.get_weights()]
+    data = own_models.X, own_models.TARGET
+    history = model.fit(*data, batch_size=29, shuffle=False, verbose=0).history
+    alone = own_models.net(4, 2)
+    alone.build((None, own_models.FEATURES))
+    alone.set_weights(start)
+    alone.compile(sgd(), "mse")
+    loss = alone.fit(*data, batch_size=29, shuffle=False, verbose=0).history["loss"]
+    assert history["squared"] == pytest.approx(loss, rel=1e-5)
+    for got, wanted in zip(model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
