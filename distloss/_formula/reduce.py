@@ -342,13 +342,19 @@ def counted_share(
     return Reduced(value, denominator)
 
 
-def once(weight: tf.Tensor, sharing: tf.Tensor, replicas: Replicas) -> tf.Tensor:
+def once(
+    weight: tf.Tensor,
+    sharing: tf.Tensor,
+    replicas: Replicas,
+    absent: tf.Tensor | float = 0.0,
+) -> tf.Tensor:
     """`weight`, where some replicas know that they share weights: those counted once.
 
-    These added their part of one copy, and each of the others a whole copy.
+    These added their part of one copy, and each of the others a whole copy; but those
+    that are `absent`, without rows, added nothing.
     """
     count = replicas.count_as(weight.dtype)
-    copies = sharing / count + (count - sharing)
+    copies = sharing / count + (count - absent - sharing)
     return tf.where(sharing > 0, weight / copies, weight)
 
 

@@ -74,13 +74,16 @@ class RowWeightedStep(Step):
         if weight is None:
             rows = self.count_rows()
         else:
-            parts = [tf.cast(self.rows, total.dtype), self.of_rows(weight)]
+            local = tf.cast(self.rows, total.dtype)
+            parts = [local, self.of_rows(weight)]
             if sharing is not None:
-                parts.append(sharing)
+                parts += [self.of_rows(sharing), 1.0 - tf.sign(local)]
             vector = tf.stop_gradient(tf.stack(parts))
             rows, denominator, *shared = tf.unstack(self.replicas.sum(vector, what))
             if shared:
-                denominator = reduce.once(denominator, shared[0], self.replicas)
+                denominator = reduce.once(
+                    denominator, shared[0], self.replicas, shared[1]
+                )
         own_part = tf.math.divide_no_nan(
             tf.cast(self.rows, total.dtype), tf.cast(rows, total.dtype)
         )

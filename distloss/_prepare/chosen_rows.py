@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distloss._formula import empty
 from distloss._formula.row_weights import RowWeightedStep
 
 # The length of what these return is decided by values.
@@ -42,7 +43,11 @@ def counts_like_rows(values: tf.Tensor, step: RowWeightedStep) -> bool:
         return False
     if values.shape[0] is not None:
         return step.static_rows is not None
-    if tf.executing_eagerly():
+    leaves = [x for x in step.inputs if empty.has_rows(x)]
+    # Rows of open length, as of tokens, may be longer on one replica than on another.
+    if tf.executing_eagerly() or not all(
+        x.shape[1:].is_fully_defined() for x in leaves
+    ):
         return False
     flat = tf.nest.flatten(step.inputs, expand_composites=True)
     sources = {x.op for x in flat if tf.is_tensor(x)}

@@ -48,8 +48,9 @@ def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
         # Replicas meet in the function that Keras makes of a step, and in none within.
         own = getattr(own, "python_function", own)
         setattr(model, name, Hook(take_step, model, replicas, told, own))
-    if not (replicas.count() == 1 or keras_averages(replicas)):
-        report_global_metrics(model, replicas, told)
+    with model.distribute_strategy.scope():
+        if replicas.count() > 1 and not keras_averages(replicas):
+            report_global_metrics(model, replicas, told)
 
 
 def watch_keras() -> None:
@@ -191,8 +192,8 @@ def _update_mean(metric: Any, values: Any, sample_weight: Any = None) -> Any:
     if isinstance(step, RowWeightedStep) and sample_weight is None:
         values = tf.convert_to_tensor(values)
         if values.shape.rank == 0:
-            rows = step.rows / step.count_rows()
-            values, sample_weight = step.of_rows(values), rows
+            values = step.of_rows(values)
+            sample_weight = reduce.share(step.rows, step.count_rows())
     return type(metric).update_state(metric, values, sample_weight=sample_weight)
 
 

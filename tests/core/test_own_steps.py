@@ -329,6 +329,19 @@ CHOOSE = {
 }
 
 
+def test_rows_of_open_length_are_counted():
+    found = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def step(x):
+        context = RowWeightedStep(tf.shape(x)[0], distloss.StrategyReplicas())
+        context.inputs = [x]
+        found.append(counts_like_rows(tf.reshape(x, [-1]), context))
+
+    step.get_concrete_function()
+    assert found == [False]
+
+
 @pytest.mark.parametrize(
     ("name", "counts"),
     [(name, at < 5) for at, name in enumerate(CHOOSE)],

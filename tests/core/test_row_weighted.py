@@ -168,6 +168,29 @@ def test_losses_of_ours_in_such_a_step_are_exact_too():
     assert_same(OnFour(ours_in_the_step).trained(SPLITS), wanted)
 
 
+def weights_of_columns(model, optimizer, metric=None):
+    """Weights [1, 2] that all rows share: those of columns."""
+    mse = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+
+    def step(x, y, w):
+        with tf.GradientTape() as tape:
+            columns = (model(x)[..., tf.newaxis], y[..., tf.newaxis])
+            loss = mse(*columns, sample_weight=tf.constant([[1.0, 3.0]]))
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        if metric is not None:
+            metric.update_state(loss)
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("splits", [[[3, 2, 2, 0], [0, 0, 4, 2]], SPLITS])
+def test_weights_that_all_rows_share_count_once(splits):
+    wanted = on_one_device(batches_of(splits), weights_of_columns)
+    assert_same(OnFour(weights_of_columns).trained(splits), wanted)
+
+
 def shares_of_tensorflow(model, optimizer, metric=None):
     """As TensorFlow's tutorial of custom loops writes it, for a batch of 7 rows."""
 
