@@ -14,7 +14,7 @@ from distloss._formula import denominators, empty
 from distloss._formula.denominators import Step
 from distloss._formula.terms import Terms
 from distloss._keras import versions
-from distloss._keras.compiled_model import averages_over_workers
+from distloss._keras.compiled_model import averages_over_workers, losses_given_to
 from distloss._keras.model_hooks import unseen_by
 from distloss._prepare.layer_hooks import predictions
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
@@ -143,15 +143,9 @@ def compiled_metrics(model: keras.Model) -> list[Any]:
     return getattr(model._compile_metrics, "metrics", [])
 
 
-def losses_of(model: keras.Model) -> list[DistributedLoss]:
-    """The losses with which `model` was compiled, each once, however many outputs."""
-    losses = keras.tree.flatten(getattr(model._compile_loss, "_user_loss", None))
-    return [loss for loss in losses if loss is not None]
-
-
 def can_divide_together(model: keras.Model) -> bool:
     """Whether the losses of a step can be divided together, and some of them count."""
-    losses = losses_of(model)
+    losses = losses_given_to(model)
     return (
         versions.TRACKERS_MULTIPLY
         # unlike a LossScaleOptimizer around one, until that is built
@@ -239,7 +233,7 @@ def as_keras_reads(results: Any, model: keras.Model) -> Any:
 def check_still_prepared(model: keras.Model) -> None:
     """Raises ContextError where `model` was compiled again since it was prepared."""
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    are_ours = [isinstance(loss, DistributedLoss) for loss in losses_of(model)]
+    are_ours = [isinstance(loss, DistributedLoss) for loss in losses_given_to(model)]
     if not (all(are_ours) and isinstance(inner, DistributedOptimizer)):
         raise ContextError(
             "Expected a prepared model, whose losses and optimizer are distributed. "

@@ -12,6 +12,7 @@ import tensorflow as tf
 from distloss._formula import empty, reduce, sparse
 from distloss._formula.denominators import CountFirst, Part, Step, during
 from distloss._formula.terms import Fused, Terms
+from distloss._keras.compiled_model import losses_given_to
 from distloss._keras.model_hooks import unseen_by
 from distloss._prepare import microbatches
 from distloss._prepare.layer_hooks import predictions
@@ -25,7 +26,6 @@ from distloss._prepare.steps import (
     check_still_prepared,
     compiled_metrics,
     gradients_of,
-    losses_of,
     of_rows,
     scaled_loss,
     track,
@@ -56,7 +56,7 @@ def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     of_part = functools.partial(_weighed_gradients, model, replicas, parts.most)
     gradients, vector = microbatches.sum_over(parts, of_part)
     step = Step(parts.rows)
-    step.fused = Fused(vector, vector[1], losses_of(model)[0].note)
+    step.fused = Fused(vector, vector[1], losses_given_to(model)[0].note)
     _apply_sums(model, step, gradients)
     whole, rows = step.fused.loss, step.fused.rows
     weight = rows / replicas.count_as(rows.dtype)  # as for a whole batch
