@@ -32,9 +32,9 @@ class Unbuilt:
     def watching(self) -> Iterator[None]:
         """In here a step ends where an optimizer would be built."""
         for cls in family(BaseOptimizer):
-            original = vars(cls).get("apply")
+            original = vars(cls).get("build")
             if original is not None and not hasattr(original, "_watched"):
-                cls.apply = self._watched(original)
+                cls.build = self._watched(original)
         self._watching = True
         try:
             yield
@@ -51,13 +51,11 @@ class Unbuilt:
 
     def _watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def apply(
-            optimizer: Any, grads: Any, trainable_variables: Any = None, **more: Any
-        ) -> Any:
-            if self._watching and not optimizer.built and trainable_variables:
-                self._met[id(optimizer)] = (optimizer, list(trainable_variables))
+        def build(optimizer: Any, variables: Any) -> Any:
+            if self._watching and not optimizer.built:
+                self._met[id(optimizer)] = (optimizer, list(variables))
                 raise _Met
-            return original(optimizer, grads, trainable_variables, **more)
+            return original(optimizer, variables)
 
-        apply._watched = True  # type: ignore[attr-defined]
-        return tf.autograph.experimental.do_not_convert(apply)
+        build._watched = True  # type: ignore[attr-defined]
+        return tf.autograph.experimental.do_not_convert(build)
