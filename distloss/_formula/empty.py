@@ -187,7 +187,7 @@ def _one_row_of(leaf: tf.RaggedTensor) -> tf.RaggedTensor:
             splits = tf.range(nrows + 1) * each
             values = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         else:
-            values = tf.RaggedTensor.from_uniform_rowlength_of(
+            values = tf.RaggedTensor.from_uniform_row_length(
                 values, each, nrows, validate=False
             )
     return values
