@@ -43,6 +43,11 @@ def is_model(value: Any) -> bool:
     return tf_keras is not None and isinstance(value, tf_keras.Model)
 
 
+def model_class() -> Any:
+    """`tf_keras.Model`."""
+    return importlib.import_module("tf_keras").Model
+
+
 @functools.cache
 def class_of(ours: type, base: str, name: str) -> Any:
     """The class `name` of `ours` and `base`, such as "losses.Loss", of tf-keras."""

@@ -7,6 +7,8 @@ import importlib
 import threading
 from typing import Any
 
+import tensorflow as tf
+
 from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._formula import denominators, empty, sparse
 from distloss.optimizers.monitor import Monitor
@@ -62,16 +64,28 @@ class SumsFirst:
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
         local = [sparse.shaped(*pair) for pair in pairs]
-        step = denominators.current_step()
-        if step is not None and replicas.count() > 1:
-            local = empty.zeros_without_rows(local, step.rows)
         # tf-keras adds slices up too, but after it has clipped them
-        sums = sparse.added_up(replicas.sum_gradients(local, name))
+        sums = sparse.added_up(_sums_of(local, replicas, name))
         if self.monitor is not None:
             self.monitor.note(sums, 1.0)  # a LossScaleOptimizer has unscaled them
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
     _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
+
+
+def _sums_of(local: list[Any], replicas: Replicas, name: str) -> list[Any]:
+    """The sums over replicas; where rows travel with them, the means over rows."""
+    step = denominators.current_step()
+    if step is None or replicas.count() == 1:
+        return replicas.sum_gradients(local, name)
+    if step.fused is None:
+        local = empty.zeros_without_rows(local, step.rows)
+        return replicas.sum_gradients(local, name)
+    weighed, vector = step.fused.to_sum(local)
+    *sums, vector = replicas.sum_gradients([*weighed, vector], name)
+    sums = step.fused.divided(sums, vector)
+    # which are in the dtype in which they were summed, that of the variables here
+    return [tf.cast(s, gradient.dtype) for s, gradient in zip(sums, local, strict=True)]
 
 
 def distributed_optimizer(
