@@ -64,8 +64,7 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
             for optimizer in optimizers
         }
         for place in places:
-            change: Callable[[Any], Any] = lambda x: ours[id(x)]  # noqa: E731
-            value = found.replaced(place.value, change, classes)
+            value = found.replaced(place.value, lambda x: ours[id(x)], classes)
             setattr(place.owner, place.name, value)
     _weigh_own_steps(model, replicas_or_current_strategy(replicas))
     model._reset_compile_cache()  # functions that hold what was
@@ -82,7 +81,7 @@ def _check_scope(model: Any, optimizers: list[Any]) -> None:
             raise ContextError(
                 "Expected a model that was made and compiled in the scope of the "
                 f"strategy that it trains with. Got model {model.name!r}, whose "
-                f"optimizer {optimizer.name!r} was made in another: {made_in}. Call "
+                f"{type(optimizer).__name__} was made in another: {made_in}. Call "
                 "the function that makes and compiles it inside "
                 "`with strategy.scope():`."
             )
@@ -103,10 +102,10 @@ def _update(of_keras: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         raise ContextError(
             "Expected steps of a prepared model to update with the optimizers that "
             "distloss.prepare found, in attributes of the model and its layers, and in "
-            f"their lists and dicts. Got an update by {optimizer._name!r}, which sums "
-            "gradients of replicas unweighed: the model was compiled again, or keeps "
-            "it elsewhere. Call distloss.prepare(model) after model.compile(...), or "
-            "wrap it: distloss.DistributedOptimizer(optimizer)."
+            f"their lists and dicts. Got an update by {type(optimizer).__name__}, "
+            "which sums gradients of replicas unweighed: the model was compiled again, "
+            "or keeps it elsewhere. Call distloss.prepare(model) after model.compile("
+            "...), or wrap it: distloss.DistributedOptimizer(optimizer)."
         )
     return of_keras(optimizer, *args, **kwargs)
 

@@ -311,4 +311,11 @@ def trained(model, data=None):
     """Weights; each number that fit reports, by name."""
     data = dataset(type(model)) if data is None else data
     history = model.fit(data, epochs=2, shuffle=False, verbose=0).history
-    return [np.array(w) for w in model.get_weights()], history
+    counts = {id(v) for metric in metrics_in(model) for v in metric.variables}
+    weights = [v for v in model.variables if id(v) not in counts]
+    return [v.numpy() for v in weights], history
+
+
+def metrics_in(model):
+    """Whose variables tf-keras counts among those of the model."""
+    return [metric for layer in model._flatten_layers() for metric in layer._metrics]
