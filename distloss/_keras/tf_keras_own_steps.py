@@ -60,6 +60,23 @@ def watch_updates(watched: _Function) -> None:
         _replace_method(kind, "apply_gradients", watched)
 
 
+def watch_metrics(made: Callable[[Any], None]) -> None:
+    """Calls `made(metric)` for each metric that is made, before its `__init__`."""
+    kind = _tf_keras().metrics.Metric
+    of_keras = kind.__new__
+    if hasattr(of_keras, "is_ours"):
+        return
+
+    @functools.wraps(of_keras)
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        metric = of_keras(cls, *args, **kwargs)
+        made(metric)
+        return metric
+
+    new.is_ours = True  # type: ignore[attr-defined]
+    kind.__new__ = new
+
+
 def _tf_keras() -> Any:
     return importlib.import_module("tf_keras")
 

@@ -90,6 +90,7 @@ def _check_scope(model: Any, optimizers: list[Any]) -> None:
 def _weigh_own_steps(model: Any, replicas: Replicas) -> None:
     upstream.replace_reductions(masked, reduced, scaled, reduction_of)
     upstream.watch_updates(_update)
+    upstream.watch_metrics(_hook_new_metric)
     for name in ("train_step", "test_step"):
         given = getattr(model, name)
         own = given.args[-1] if isinstance(given, Hook) else given
@@ -119,8 +120,9 @@ def take_step(
     step = RowWeightedStep(own_checks.checked_rows(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = tf.nest.flatten(padded)
-    _hook_containers(model)
-    _hook_metrics(upstream.metrics_of(model))
+    _hook_losses(model.compiled_loss)
+    for metric in upstream.metrics_of(model):
+        _hook_metric(metric)
     with denominators.during(step):
         statistics = [v for x in model._flatten_layers() for v in statistics_of(x)]
         kept = [(v, tf.identity(v)) for v in statistics]
@@ -130,31 +132,29 @@ def take_step(
         return _as_reported(model, step, logs)
 
 
-def _hook_containers(model: Any) -> None:
-    for container in (model.compiled_loss, model.compiled_metrics):
-        if container and container.built:
-            _hook_built(container)
-        elif container and not isinstance(container.build, Hook):
-            container.build = Hook(_build, container)
-
-
-def _build(container: Any, *predictions: Any) -> None:
-    type(container).build(container, *predictions)
-    _hook_built(container)
-
-
-def _hook_built(container: Any) -> None:
-    if hasattr(container, "_losses"):
+def _hook_losses(container: Any) -> None:
+    if container and container.built:
         report_means(container)
-    _hook_metrics(container.metrics)
+    elif container and not isinstance(container.build, Hook):
+        container.build = Hook(_build, container)
 
 
-def _hook_metrics(metrics: list[Any]) -> None:
-    """Lets metrics weigh what a step tells them, and note what they tell it."""
-    for metric in metrics:
-        if not isinstance(metric.update_state, Hook):
-            metric.update_state = Hook(_update_state, metric, metric.update_state)
-            metric.result = Hook(_result, metric, metric.result)
+def _build(container: Any, y_pred: Any) -> None:
+    type(container).build(container, y_pred)
+    report_means(container)
+
+
+def _hook_metric(metric: Any) -> None:
+    """Lets `metric` weigh what a step tells it, and note what it tells the step."""
+    if not isinstance(metric.update_state, Hook):
+        metric.update_state = Hook(_update_state, metric, metric.update_state)
+        metric.result = Hook(_result, metric, metric.result)
+
+
+def _hook_new_metric(metric: Any) -> None:
+    """A metric that a step makes is hooked for all replicas, or they would not meet."""
+    if weighed_step() is not None:
+        _hook_metric(metric)
 
 
 def _update_state(metric: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
