@@ -71,7 +71,9 @@ def _is_mean_of_rows(
         return True  # of rows already: a function of the user has taken it
     if mask is not None or reduction == "sum" or tf.executing_eagerly():
         return False
-    if any(isinstance(x, tf.RaggedTensor | tf.SparseTensor) for x in (values, *step.inputs)):
+    if any(
+        isinstance(x, tf.RaggedTensor | tf.SparseTensor) for x in (values, *step.inputs)
+    ):
         return False  # of which rows have as many values as they like
     of_weights = getattr(sample_weight, "shape", None)
     if of_weights is not None and not tf.TensorShape(of_weights)[1:].is_fully_defined():
