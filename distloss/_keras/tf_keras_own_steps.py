@@ -100,13 +100,15 @@ def optimizer_classes() -> tuple[type, ...]:
     return optimizers.Optimizer, optimizers.legacy.Optimizer
 
 
+def containers_of(model: Any) -> list[Any]:
+    """What holds the losses, and the metrics, with which `model` was compiled."""
+    return [c for c in (model.compiled_loss, model.compiled_metrics) if c]
+
+
 def metrics_of(model: Any) -> list[Any]:
-    """All metrics that `model` and its layers hold, each once."""
-    containers = [c for c in (model.compiled_loss, model.compiled_metrics) if c]
-    compiled = [metric for container in containers for metric in container.metrics]
+    """All metrics that `model` and its layers hold and did not compile, each once."""
     held = [metric for layer in model._flatten_layers() for metric in layer._metrics]
-    known = {id(metric): metric for metric in [*compiled, *model.metrics, *held]}
-    return list(known.values())
+    return list({id(metric): metric for metric in [*model.metrics, *held]}.values())
 
 
 def takes_means(metric: Any) -> bool:

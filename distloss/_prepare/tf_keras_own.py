@@ -120,7 +120,8 @@ def take_step(
     step = RowWeightedStep(own_checks.checked_rows(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = tf.nest.flatten(padded)
-    _hook_losses(model.compiled_loss)
+    for container in upstream.containers_of(model):
+        _hook_container(container)
     for metric in upstream.metrics_of(model):
         _hook_metric(metric)
     with denominators.during(step):
@@ -132,16 +133,24 @@ def take_step(
         return _as_reported(model, step, logs)
 
 
-def _hook_losses(container: Any) -> None:
-    if container and container.built:
-        report_means(container)
-    elif container and not isinstance(container.build, Hook):
+def _hook_container(container: Any) -> None:
+    """Lets what was compiled be hooked once it is built, which may be in a step."""
+    if container.built:
+        _hook_built(container)
+    elif not isinstance(container.build, Hook):
         container.build = Hook(_build, container)
 
 
-def _build(container: Any, y_pred: Any) -> None:
-    type(container).build(container, y_pred)
-    report_means(container)
+def _build(container: Any, *predictions: Any) -> None:
+    type(container).build(container, *predictions)
+    _hook_built(container)
+
+
+def _hook_built(container: Any) -> None:
+    if hasattr(container, "_losses"):
+        report_means(container)
+    for metric in container.metrics:  # none before
+        _hook_metric(metric)
 
 
 def _hook_metric(metric: Any) -> None:

@@ -17,6 +17,8 @@ from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
+from distloss._formula import denominators
+from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import tf_keras_own_steps as upstream
 from distloss._keras.model_hooks import Hook
 from distloss._prepare.tf_keras_own_losses import report_means
@@ -93,6 +95,15 @@ class OfElements(Base):
         return loss + tf.reduce_mean(none(y, self(x)))
 
 
+class NeedsRows(Base):
+    """A step that fails on no rows, as a convolution does."""
+
+    def loss_of(self, x, y, weight):
+        has_rows = tf.debugging.assert_positive(tf.shape(x)[0])
+        with tf.control_dependencies([has_rows]):
+            return super().loss_of(tf.identity(x), y, weight)
+
+
 class Distributed(Base):
     def start(self):
         mse = losses.MeanSquaredError()
@@ -121,6 +132,7 @@ def number(y_true, y_pred):
     ("kind", "loss"),
     [
         (OfElements, []),
+        (NeedsRows, []),
         (Distributed, []),
         (Compiled, [losses.Huber(reduction="sum")]),
         (Compiled, [distloss.DistributedLoss(losses.Huber(reduction="sum"))]),
@@ -303,6 +315,59 @@ def test_a_step_given_to_the_object_is_its_own():
     data = tf.data.Dataset.from_tensor_slices(Base.data).batch(own_models.BATCH)
     got = trained(prepare(make("mirrored")), data)
     assert max(off_by(got, trained(make("none"), data))) < 1e-5
+
+
+# -- what costs no collective, and what must
+
+
+class Counted(distloss.StrategyReplicas):
+    """Of four, which note what they sum."""
+
+    def __init__(self):
+        vars(self)["names"] = []
+
+    def count(self):
+        return 4
+
+    def sum(self, local, name="sum"):
+        self.names.append(name)
+        return super().sum(local, name)
+
+
+def test_results_of_metrics_are_reported_as_they_are():
+    """And so cost nothing, where they are of losses that were compiled."""
+    replicas = Counted()
+
+    def compiled(strategy):
+        with strategy_of(strategy).scope():
+            mae = metrics.MeanAbsoluteError()  # given, and built in the step
+        return made(Compiled, strategy, "mse", metrics=[mae])
+
+    data = tf.data.Dataset.from_tensor_slices(Base.data).batch(own_models.BATCH)
+    model = prepare(compiled("mirrored"), replicas=replicas)
+    got = model.evaluate(data, verbose=0)
+    wanted = compiled("none").evaluate(data, verbose=0)
+    assert got == pytest.approx(wanted, rel=1e-6)
+    assert replicas.names == []
+
+
+@pytest.mark.parametrize(("width", "names"), [(3, []), (None, ["mean"])])
+def test_weights_that_may_be_more_for_some_rows_are_counted(width, names):
+    shapes = [tf.TensorSpec([None, 1]), tf.TensorSpec([None, width])]
+
+    @tf.function(input_signature=shapes)
+    def step(x, weight):
+        replicas = Counted()
+        given = RowWeightedStep(tf.shape(x)[0], replicas)
+        given.inputs = [x, weight]
+        with denominators.during(given):
+            given.mean_of = lambda *_: replicas.names.append("mean") or tf.zeros([])
+            Distance()(x, 2 * x, sample_weight=weight)
+        assert replicas.names == names
+        return x
+
+    prepare(made(Base, "none"))
+    step.get_concrete_function()
 
 
 # -- what we rely on inside tf-keras
