@@ -53,6 +53,11 @@ def make_variables(optimizer: Any, variables: Sequence[Any]) -> None:
         optimizer.build(variables)  # tf-keras makes none where there are some
 
 
+def model_class() -> Any:
+    """`tf_keras.Model`."""
+    return importlib.import_module("tf_keras").Model
+
+
 @functools.cache
 def class_of(ours: type, base: str, name: str) -> Any:
     """The class `name` of `ours` and `base`, such as "losses.Loss", of tf-keras."""

@@ -39,16 +39,13 @@ def counts_like_rows(values: tf.Tensor, step: RowWeightedStep) -> bool:
 
     False where that cannot be told, as in eager mode.
     """
-    if not values.shape[1:].is_fully_defined():
+    leaves = [x for x in step.inputs if empty.has_rows(x)]
+    # Rows of open length, as of tokens, may be longer on one replica than on another.
+    shapes = [x.shape[1:] for x in (values, *leaves)]
+    if tf.executing_eagerly() or not all(x.is_fully_defined() for x in shapes):
         return False
     if values.shape[0] is not None:
         return step.static_rows is not None
-    leaves = [x for x in step.inputs if empty.has_rows(x)]
-    # Rows of open length, as of tokens, may be longer on one replica than on another.
-    if tf.executing_eagerly() or not all(
-        x.shape[1:].is_fully_defined() for x in leaves
-    ):
-        return False
     flat = tf.nest.flatten(step.inputs, expand_composites=True)
     sources = {x.op for x in flat if tf.is_tensor(x)}
     between = _above([values.op], sources) - sources

@@ -9,7 +9,8 @@ import keras
 
 from distloss.optimizers import DistributedOptimizer
 
-_OPTIMIZER = keras.optimizers.Optimizer
+# Of Keras 3; those of tf-keras are given where a model is of it.
+_CLASSES: tuple[type, ...] = (keras.optimizers.Optimizer,)
 
 
 class Place(NamedTuple):
@@ -20,7 +21,9 @@ class Place(NamedTuple):
     value: Any
 
 
-def places_of_optimizers(model: keras.Model) -> list[Place]:
+def places_of_optimizers(
+    model: Any, classes: tuple[type, ...] = _CLASSES
+) -> list[Place]:
     """The attributes of `model` and of its layers that hold optimizers.
 
     One may be an optimizer, or lists, tuples and dicts of them.
@@ -30,27 +33,32 @@ def places_of_optimizers(model: keras.Model) -> list[Place]:
         for layer in model._flatten_layers()
         for name, value in vars(layer).items()
         # those of tf.Module repeat what other attributes hold, for checkpoints
-        if not name.startswith("_self_") and any(_optimizers_in(value))
+        if not name.startswith("_self_") and any(_optimizers_in(value, classes))
     ]
 
 
-def optimizers_in(places: list[Place]) -> list[Any]:
+def optimizers_in(
+    places: list[Place], classes: tuple[type, ...] = _CLASSES
+) -> list[Any]:
     """The optimizers in `places`, each once."""
-    found = {id(x): x for place in places for x in _optimizers_in(place.value)}
+    found = {id(x): x for place in places for x in _optimizers_in(place.value, classes)}
     return list(found.values())
 
 
-def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+def replaced(
+    value: Any, change: Callable[[Any], Any], classes: tuple[type, ...] = _CLASSES
+) -> Any:
     """`value`, in which each optimizer is changed; lists and dicts are new ones."""
-    if isinstance(value, _OPTIMIZER):
+    if isinstance(value, classes):
         return change(value)
     if isinstance(value, dict):
-        return {key: replaced(inner, change) for key, inner in value.items()}
+        return {key: replaced(x, change, classes) for key, x in value.items()}
     if isinstance(value, tuple):
-        changed = [replaced(inner, change) for inner in value]
-        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
+        changed = [replaced(x, change, classes) for x in value]
+        # asked by its name, since tf-keras holds tuples in wrappers
+        return value._make(changed) if hasattr(value, "_make") else tuple(changed)
     if isinstance(value, list):
-        return [replaced(inner, change) for inner in value]
+        return [replaced(x, change, classes) for x in value]
     return value
 
 
@@ -62,12 +70,12 @@ def is_distributed(optimizer: Any) -> bool:
     )
 
 
-def _optimizers_in(value: Any) -> Iterator[Any]:
-    if isinstance(value, _OPTIMIZER):
+def _optimizers_in(value: Any, classes: tuple[type, ...]) -> Iterator[Any]:
+    if isinstance(value, classes):
         yield value
     elif isinstance(value, dict):
         for inner in value.values():
-            yield from _optimizers_in(inner)
+            yield from _optimizers_in(inner, classes)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _optimizers_in(inner)
+            yield from _optimizers_in(inner, classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -105,10 +105,15 @@ def _refuse_values_in_parts(loss: tf.Tensor, is_part: bool) -> None:
 def _restore(step: Step, counted: list[Any]) -> None:
     """Gives variables their values again where there are no rows; not of `counted`."""
     spared = {id(variable) for metric in counted for variable in metric.variables}
-    for variable, value in getattr(step, "kept", []):
-        if id(variable) not in spared:
-            now = tf.identity(variable)
-            variable.assign(tf.where(step.rows > 0, now, value))
+    kept = getattr(step, "kept", [])
+    restored_without_rows(step, [pair for pair in kept if id(pair[0]) not in spared])
+
+
+def restored_without_rows(step: Step, kept: list[tuple[Any, tf.Tensor]]) -> None:
+    """Gives variables the values that were kept, where this replica has no rows."""
+    for variable, value in kept:
+        now = tf.identity(variable)
+        variable.assign(tf.where(step.rows > 0, now, value))
 
 
 def update_metrics(
@@ -124,16 +129,32 @@ def update_metrics(
     if not (isinstance(step, WholeStep) and step.may_be_empty):
         update(y_true, y_pred, sample_weight)
         return
-    metrics = container.metrics
+    given = functools.partial(update, y_true, y_pred, sample_weight)
+    share = functools.partial(_share_of_rows, step, replicas)
+    updated_by_rows(step, container.metrics, given, share)
+
+
+def updated_by_rows(
+    step: Step,
+    metrics: list[Any],
+    update: Callable[[], Any],
+    share: Callable[[], tf.Tensor],
+) -> Any:
+    """What `update` returns, of which `metrics` keep nothing without rows.
+
+    And `share()`, the part of all rows that this replica has, where it is one number.
+    """
     kept = [[(v, tf.identity(v)) for v in metric.variables] for metric in metrics]
     with _numbers_noted(metrics) as are_numbers:
-        update(y_true, y_pred, sample_weight)
+        result = update()
     for metric, pairs in zip(metrics, kept, strict=True):
-        share = _share_of_rows(step, replicas) if id(metric) in are_numbers else 1.0
+        part = share() if id(metric) in are_numbers else None
         for variable, old in pairs:
-            added = tf.identity(variable) - old
-            new = old + tf.cast(share, added.dtype) * added
+            new = tf.identity(variable)
+            if part is not None:
+                new = old + tf.cast(part, new.dtype) * (new - old)
             variable.assign(tf.where(step.rows > 0, new, old))
+    return result
 
 
 def _share_of_rows(step: Step, replicas: Replicas) -> tf.Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import tensorflow as tf
 
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras.model_hooks import Hook
+from distloss._prepare import tf_keras_own
 from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
 from distloss._prepare.tf_keras_steps import (
     are_distributed,
@@ -23,14 +23,17 @@ from distloss.losses.tf_keras import distributed_loss
 from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
 
-OWN_METHODS = ("train_step", "test_step", "compute_loss")
-
 
 def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     """`model`, of which each batch makes one update, as `distloss.prepare` says."""
-    check_model(model)
+    has_own_steps = tf_keras_own.has_own_steps(model)
+    # One with a step of its own may keep all its optimizers elsewhere.
+    if not (model._is_compiled and (model.optimizer or has_own_steps)):
+        raise _not_compiled(model)
     _check_replicas(replicas_or_current_strategy(replicas))
     _check_scope(model)
+    if has_own_steps:
+        return tf_keras_own.prepared(model, replicas, parts)
     with model.distribute_strategy.scope():
         _wrap_losses(model, replicas)
         if not is_distributed(model.optimizer):
@@ -40,24 +43,12 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     return model
 
 
-def check_model(model: Any) -> None:
-    """Raises ArgumentError where `model` is not as tf-keras compiles it."""
-    if not (model._is_compiled and model.optimizer):
-        raise ArgumentError(
-            "Expected a compiled model, with a loss and an optimizer to wrap. Got "
-            f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
-            "before distloss.prepare(model)."
-        )
-    keras_model = importlib.import_module("tf_keras").Model
-    for name in OWN_METHODS:
-        is_own = getattr(type(model), name) is not getattr(keras_model, name)
-        if is_own or not isinstance(vars(model).get(name, Hook(len)), Hook):
-            raise ArgumentError(
-                f"Expected a model with the {name} of Keras. Got model {model.name!r} "
-                f"of {type(model).__name__} with its own {name}, whose losses prepare "
-                "cannot see. Compile it with distloss.DistributedLoss and distloss."
-                "DistributedOptimizer instead, or use distloss.mean_share in it."
-            )
+def _not_compiled(model: Any) -> ArgumentError:
+    return ArgumentError(
+        "Expected a compiled model, with a loss and an optimizer to wrap. Got "
+        f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
+        "before distloss.prepare(model)."
+    )
 
 
 def _check_replicas(replicas: Replicas) -> None:

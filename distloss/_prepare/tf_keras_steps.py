@@ -64,7 +64,7 @@ def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
     for layer in model._flatten_layers():
         if hasattr(layer, "_sync_calculate_mean_and_var"):
             layer._sync_calculate_mean_and_var = Hook(_moments_of_rows, layer)
-    statistics = (v for x in model._flatten_layers() for v in _statistics_of(x))
+    statistics = (v for x in model._flatten_layers() for v in statistics_of(x))
     metrics = (v for metric in model.metrics for v in metric.variables)
     step.kept = [(v, tf.identity(v)) for v in (*statistics, *metrics)]
     return data
@@ -76,7 +76,7 @@ def _may_be_empty(model: Any, step: Step) -> bool:
     return model.distribute_strategy.num_replicas_in_sync > 1 and is_open
 
 
-def _statistics_of(layer: Any) -> list[Any]:
+def statistics_of(layer: Any) -> list[Any]:
     """What a layer's own rows move on each replica apart."""
     if getattr(layer, "synchronized", False):
         return []  # moved by those of all

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
+import weakref
 from typing import Any
 
-from distloss._errors import ArgumentError, ArgumentTypeError
+import tensorflow as tf
+
+from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._formula import denominators, empty, sparse
 from distloss._keras.tf_keras import set_inner
 from distloss.optimizers.monitor import Monitor
@@ -19,6 +22,8 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+# In which steps gradients were weighed by rows, and by which optimizers.
+_weighed: Any = weakref.WeakKeyDictionary()
 
 
 class SumsFirst:
@@ -44,7 +49,10 @@ class SumsFirst:
         given = (name, *args) if args or name is not None else ()
         parent: Any = super()
         if args or is_done or not has_any or _thread.holder is self:
-            return parent.apply_gradients(pairs, *given, **kwargs)
+            result = parent.apply_gradients(pairs, *given, **kwargs)
+            if has_any:
+                _check_weighed(self)
+            return result
         sums = iter(self.aggregate_gradients(pairs))
         pairs = [pair if pair[0] is None else next(sums) for pair in pairs]
         outer, _thread.holder = _thread.holder, self
@@ -63,16 +71,44 @@ class SumsFirst:
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
         local = [sparse.shaped(*pair) for pair in pairs]
-        step = denominators.current_step()
-        if step is not None and replicas.count() > 1:
-            local = empty.zeros_without_rows(local, step.rows)
         # tf-keras adds slices up too, but after it has clipped them
-        sums = sparse.added_up(replicas.sum_gradients(local, name))
+        sums = sparse.added_up(self._sums_of(local, replicas, name))
         if self.monitor is not None:
             self.monitor.note(sums, 1.0)  # a LossScaleOptimizer has unscaled them
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
     _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
+
+    def _sums_of(self, local: list[Any], replicas: Replicas, name: str) -> list[Any]:
+        """The sums over replicas; where rows travel with them, the means over rows."""
+        step = denominators.current_step()
+        if step is None or replicas.count() == 1:
+            return replicas.sum_gradients(local, name)
+        if step.fused is None:
+            local = empty.zeros_without_rows(local, step.rows)
+            return replicas.sum_gradients(local, name)
+        _weighed.setdefault(step, set()).add(id(self))
+        weighed, vector = step.fused.to_sum(local)
+        *sums, vector = replicas.sum_gradients([*weighed, vector], name)
+        sums = step.fused.divided(sums, vector)
+        # which are in the dtype in which they were summed, that of the variables here
+        return [
+            tf.cast(s, gradient.dtype) for s, gradient in zip(sums, local, strict=True)
+        ]
+
+
+def _check_weighed(optimizer: Any) -> None:
+    """Raises ContextError where gradients came to an update unweighed."""
+    step = denominators.current_step()
+    is_weighed = getattr(step, "fused", None) is not None
+    if is_weighed and id(optimizer) not in _weighed.get(step, ()):
+        raise ContextError(
+            "Expected an optimizer that sums the gradients of replicas, weighed by "
+            "rows, in a step of a prepared model. Got gradients that were summed "
+            f"before, for {type(optimizer).__name__}. Leave out "
+            "skip_gradients_aggregation= and experimental_aggregate_gradients=, or "
+            "pass what optimizer.aggregate_gradients(...) returns."
+        )
 
 
 def distributed_optimizer(

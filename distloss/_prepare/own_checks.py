@@ -1,0 +1,73 @@
+"""What `prepare` refuses of models with steps of their own, of either Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import ArgumentError
+from distloss._formula import empty
+
+
+def refuse_parts(model: Any, parts: int) -> None:
+    """Raises ArgumentError where batches were to be cut."""
+    if parts > 1:
+        raise ArgumentError(
+            "Expected microbatches=1 for a model with a step of its own, which takes "
+            f"its batch whole. Got microbatches={parts} and model {model.name!r} of "
+            f"{type(model).__name__}. Cut the batch in its train_step and add up "
+            "gradients, each times its rows, before one update; or let Keras' "
+            "train_step compute the loss."
+        )
+
+
+def check_found(model: Any, optimizers: list[Any]) -> None:
+    """Raises ArgumentError where no optimizer was found."""
+    if not optimizers:
+        raise ArgumentError(
+            "Expected a model with an optimizer. Got model "
+            f"{model.name!r} of {type(model).__name__} with none in the attributes of "
+            "the model and of its layers, nor in lists, tuples or dicts there. Compile "
+            "it, or set model.optimizer, before distloss.prepare(model)."
+        )
+
+
+def check_own_layers(model: Any) -> None:
+    """Raises ArgumentError where a gradient is not that of a replica's own loss."""
+    count = model.distribute_strategy.num_replicas_in_sync
+    if count == 1:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "synchronized", False):
+            raise ArgumentError(
+                "Expected layers that compute without other replicas, in a model with "
+                "a step of its own, whose gradients are weighed by rows. Got layer "
+                f"{layer.name!r} with synchronized=True on {count} replicas, through "
+                "which gradients of their losses come. Use synchronized=False, or "
+                "Keras' train_step."
+            )
+
+
+def checked_rows(data: Any) -> tf.Tensor | int:
+    """The rows of a batch, in which all leaves must have the same number of them."""
+    leaves = [
+        leaf
+        for leaf in tf.nest.flatten(data)
+        if getattr(getattr(leaf, "shape", None), "rank", 0)
+    ]
+    if not leaves:
+        raise ArgumentError(
+            "Expected batches with rows along axis 0, by which replicas weigh. Got "
+            f"data={data!r}, in which nothing has an axis. Give the data set a "
+            "batch(...)."
+        )
+    known = {leaf.shape[0] for leaf in leaves} - {None}
+    if len(known) > 1:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ArgumentError(
+            "Expected the same number of rows in all parts of a batch, by which "
+            f"replicas weigh. Got shapes {shapes}. Keep what is not of rows outside of "
+            "the data set, or repeat it for each row."
+        )
+    return empty.rows_of(data)

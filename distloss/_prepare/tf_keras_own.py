@@ -1,0 +1,217 @@
+"""Models of tf-keras (Keras 2) that take steps which somebody else wrote."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._errors import ContextError
+from distloss._formula import denominators, empty, reduce
+from distloss._formula.row_weights import RowWeightedStep
+from distloss._keras import tf_keras_own_steps as upstream
+from distloss._keras.model_hooks import Hook
+from distloss._keras.tf_keras import model_class
+from distloss._prepare import found, own_checks
+from distloss._prepare.checks import check_compiler
+from distloss._prepare.tf_keras_losses import restored_without_rows, updated_by_rows
+from distloss._prepare.tf_keras_own_losses import (
+    masked,
+    reduced,
+    reduction_of,
+    report_means,
+    scaled,
+    weighed_step,
+)
+from distloss._prepare.tf_keras_steps import is_distributed, statistics_of
+from distloss.optimizers import DistributedOptimizer
+from distloss.replicas import Replicas, replicas_or_current_strategy
+
+_METHODS = ("train_step", "test_step", "compute_loss")
+
+
+def has_own_steps(model: Any) -> bool:
+    """Whether `model` has a step or a loss computation that is not that of tf-keras."""
+    return any(_is_own(model, name) for name in _METHODS)
+
+
+def _is_own(model: Any, name: str) -> bool:
+    given = vars(model).get(name)
+    if isinstance(given, Hook):
+        return given.func is take_step
+    is_inherited = getattr(type(model), name) is getattr(model_class(), name)
+    return given is not None or not is_inherited
+
+
+def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
+    """`model`, of which each batch makes the updates of its own step."""
+    own_checks.refuse_parts(model, parts)
+    classes = upstream.optimizer_classes()
+    places = found.places_of_optimizers(model, classes)
+    optimizers = found.optimizers_in(places, classes)
+    own_checks.check_found(model, optimizers)
+    _check_scope(model, optimizers)
+    check_compiler(model)
+    own_checks.check_own_layers(model)
+    # What may still be refused comes before anything changes.
+    with model.distribute_strategy.scope():
+        ours = {
+            id(optimizer): optimizer
+            if is_distributed(optimizer)
+            else DistributedOptimizer(optimizer, replicas=replicas)
+            for optimizer in optimizers
+        }
+        for place in places:
+            value = found.replaced(place.value, lambda x: ours[id(x)], classes)
+            setattr(place.owner, place.name, value)
+    _weigh_own_steps(model, replicas_or_current_strategy(replicas))
+    model._reset_compile_cache()  # functions that hold what was
+    return model
+
+
+def _check_scope(model: Any, optimizers: list[Any]) -> None:
+    own = model.distribute_strategy
+    for outer in optimizers:
+        optimizer = getattr(outer, "inner_optimizer", outer)
+        # those of tf_keras.optimizers.legacy look it up when they update
+        made_in = getattr(optimizer, "_distribution_strategy", own)
+        if made_in is not own:
+            raise ContextError(
+                "Expected a model that was made and compiled in the scope of the "
+                f"strategy that it trains with. Got model {model.name!r}, whose "
+                f"{type(optimizer).__name__} was made in another: {made_in}. Call "
+                "the function that makes and compiles it inside "
+                "`with strategy.scope():`."
+            )
+
+
+def _weigh_own_steps(model: Any, replicas: Replicas) -> None:
+    upstream.replace_reductions(masked, reduced, scaled, reduction_of)
+    upstream.watch_updates(_update)
+    upstream.watch_metrics(_hook_new_metric)
+    for name in ("train_step", "test_step"):
+        given = getattr(model, name)
+        own = given.args[-1] if isinstance(given, Hook) else given
+        setattr(model, name, Hook(take_step, model, replicas, own))
+
+
+def _update(of_keras: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    """An update by an optimizer, which in such a step must be ours."""
+    if weighed_step() is not None and not is_distributed(optimizer):
+        raise ContextError(
+            "Expected steps of a prepared model to update with the optimizers that "
+            "distloss.prepare found, in attributes of the model and its layers, and in "
+            f"their lists and dicts. Got an update by {type(optimizer).__name__}, "
+            "which sums gradients of replicas unweighed: the model was compiled again, "
+            "or keeps it elsewhere. Call distloss.prepare(model) after model.compile("
+            "...), or wrap it: distloss.DistributedOptimizer(optimizer)."
+        )
+    return of_keras(optimizer, *args, **kwargs)
+
+
+def take_step(
+    model: Any, replicas: Replicas, own: Callable[[Any], Any], data: Any
+) -> Any:
+    """What `own` makes of this replica's part of a batch, weighed by its rows."""
+    if replicas.count() == 1:
+        return own(data)
+    step = RowWeightedStep(own_checks.checked_rows(data), replicas)
+    padded = empty.with_a_row(data)
+    step.inputs = tf.nest.flatten(padded)
+    for container in upstream.containers_of(model):
+        _hook_container(container)
+    for metric in upstream.metrics_of(model):
+        _hook_metric(metric)
+    with denominators.during(step):
+        statistics = [v for x in model._flatten_layers() for v in statistics_of(x)]
+        kept = [(v, tf.identity(v)) for v in statistics]
+        logs = own(padded)
+        if step.may_be_empty:
+            restored_without_rows(step, kept)
+        return _as_reported(model, step, logs)
+
+
+def _hook_container(container: Any) -> None:
+    """Lets what was compiled be hooked once it is built, which may be in a step."""
+    if container.built:
+        _hook_built(container)
+    elif not isinstance(container.build, Hook):
+        container.build = Hook(_build, container)
+
+
+def _build(container: Any, *predictions: Any) -> None:
+    type(container).build(container, *predictions)
+    _hook_built(container)
+
+
+def _hook_built(container: Any) -> None:
+    if hasattr(container, "_losses"):
+        report_means(container)
+    for metric in container.metrics:  # none before
+        _hook_metric(metric)
+
+
+def _hook_metric(metric: Any) -> None:
+    """Lets `metric` weigh what a step tells it, and note what it tells the step."""
+    if not isinstance(metric.update_state, Hook):
+        metric.update_state = Hook(_update_state, metric, metric.update_state)
+        metric.result = Hook(_result, metric, metric.result)
+
+
+def _hook_new_metric(metric: Any) -> None:
+    """A metric that a step makes is hooked for all replicas, or they would not meet."""
+    if weighed_step() is not None:
+        _hook_metric(metric)
+
+
+def _update_state(metric: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
+    step = weighed_step()
+    if step is None:
+        return update(*args, **kwargs)
+    if upstream.takes_means(metric):
+        update = functools.partial(_update_mean, step, update)
+    given = functools.partial(update, *args, **kwargs)
+    return updated_by_rows(step, [metric], given, functools.partial(_share, step))
+
+
+def _share(step: RowWeightedStep) -> tf.Tensor:
+    return reduce.share(step.rows, step.count_rows())
+
+
+def _update_mean(
+    step: RowWeightedStep, update: Any, values: Any, sample_weight: Any = None
+) -> Any:
+    """A number of the step counts by its rows, and all of them once."""
+    if not isinstance(values, tf.RaggedTensor) and sample_weight is None:
+        values = tf.convert_to_tensor(values)
+        if values.shape.rank == 0:
+            values, sample_weight = step.of_rows(values), _share(step)
+    return update(values, sample_weight=sample_weight)
+
+
+def _result(metric: Any, read: Callable[..., Any], *args: Any) -> Any:
+    """What `metric` says of all replicas, noted as such."""
+    result = read(*args)
+    step = weighed_step()
+    if step is not None:
+        step.results.extend((leaf, metric) for leaf in tf.nest.flatten(result))
+    return result
+
+
+def _as_reported(model: Any, step: RowWeightedStep, logs: Any) -> Any:
+    """What a step returns: numbers are means over rows of all replicas."""
+    known = {id(result) for result, _ in step.results}
+    is_summed = upstream.sums_what_steps_return(model)
+
+    def reported(value: Any) -> Any:
+        is_number = tf.is_tensor(value) and value.shape.rank == 0
+        if id(value) in known or not is_number or not value.dtype.is_floating:
+            return value
+        part = step.weigh(value)
+        if is_summed:
+            return part
+        return step.replicas.sum(tf.stop_gradient(part), "reported")
+
+    return tf.nest.map_structure(reported, logs)
