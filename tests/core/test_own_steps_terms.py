@@ -88,11 +88,11 @@ def raw_with_regularisers(y, logits, model):
     return tf.reduce_mean(each(y, logits)) + tf.add_n(model.losses)
 
 
-def trained(term, strategy, batches, *, prepared):
+def trained(term, strategy, batches, *, prepared, kind=Tagger):
     """What training changes in each weight, in one array; and the reported losses."""
     with strategy_of(strategy).scope():
         keras.utils.set_random_seed(5)
-        model = Tagger(term)
+        model = kind(term)
         model.compile(keras.optimizers.SGD(1.0))
     if prepared:
         distloss.prepare(model)
@@ -124,3 +124,20 @@ def test_losses_that_compare_rows_compare_those_of_a_replica():
     got, _ = trained(compares_rows, "mirrored", 1, prepared=True)
     wanted, _ = trained(compares_rows, "none", 1, prepared=False)
     assert np.abs(got - wanted).max() > 0.1 * np.abs(wanted).max()
+
+
+class ReadsLate(Tagger):
+    """Reports what its layers have added, after the optimizer has updated."""
+
+    def train_step(self, data):
+        super().train_step(data)
+        return {"objective": tf.add_n(self.losses)}
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_added_losses_after_the_update_are_those_of_the_replica(prepared):
+    options = {"batches": 1, "kind": ReadsLate}
+    term = raw_with_regularisers
+    _, got = trained(term, "mirrored", prepared=prepared, **options)
+    _, wanted = trained(term, "none", prepared=False, **options)
+    assert (got == pytest.approx(wanted, rel=1e-5)) == prepared
