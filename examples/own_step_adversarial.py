@@ -77,6 +77,7 @@ def adam():
 
 
 def build(prepare):
+    """The compiled model; `prepare` is `distloss.prepare`, or leaves it as it is."""
     model = Adversarial()
     model.compile(critic_optimizer=adam(), generator_optimizer=adam())
     return prepare(model)  # <- the one line

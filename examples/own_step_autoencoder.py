@@ -66,6 +66,7 @@ class Autoencoder(keras.Model):
 
 
 def build(prepare):
+    """The compiled model; `prepare` is `distloss.prepare`, or leaves it as it is."""
     model = Autoencoder()
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
     return prepare(model)  # <- the one line

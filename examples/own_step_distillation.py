@@ -73,6 +73,7 @@ def learned_teacher():
 
 
 def build(prepare, teacher_weights):
+    """The compiled model; `prepare` is `distloss.prepare`, or leaves it as it is."""
     teacher, student = network(64), network(8)
     teacher.set_weights(teacher_weights)
     model = Distiller(teacher, student)
