@@ -1,4 +1,4 @@
-"""The command `distloss`: parse, audit, render, return a code."""
+"""The command `distloss`: parse, audit or lint, render, return a code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from distloss._audit import output
 from distloss._audit.report.printable import printable
 from distloss._errors import DistlossError
+from distloss._lint import command
 
 if TYPE_CHECKING:
     from distloss._audit.report.findings import Report
@@ -31,7 +32,8 @@ could not be written
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
-        return _audited(_parser().parse_args(argv))
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
     except SystemExit:  # argparse has said why, or has helped
         output.flush()
         raise
@@ -49,7 +51,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the system refused: {error}"
     kind = type(error).__name__
-    return f"the audit itself failed, please report it: {kind}: {error}"
+    return f"distloss itself failed, please report it: {kind}: {error}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for importing, building, tracing and each step (defaults differ)",
     )
+    audit.set_defaults(run=_audited)
+    command.add_to(commands)
     return parser
 
 

@@ -25,13 +25,13 @@ AUDIT = (
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.output", "_audit.target"},
     {"_audit.processes", "_audit.session"},
-    {"_audit.run"},
+    {"_audit.run", "_lint"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LIBRARY + AUDIT) for room in rooms}
 OF_LIBRARY = set().union(*LIBRARY)
-TOOLS = {"_audit", "_formats"}
+TOOLS = {"_audit", "_formats", "_lint"}
 
 
 def module_of(path):
@@ -155,6 +155,7 @@ def test_a_tool_in_the_library_is_found():
     assert tools_in_library("_prepare.steps", "from distloss._audit.log import Log")
     assert tools_in_library("callbacks", "def f():\n    import distloss._audit.run")
     assert tools_in_library("metrics", "from distloss._formats.record import Record")
+    assert tools_in_library("losses.keras3", "from distloss._lint import rules")
     assert not tools_in_library("cli", "from distloss._audit.run import audit")
 
 
@@ -184,6 +185,7 @@ def test_what_loads_tensorflow_outside_the_child_is_found():
     assert heavy_in_judge("_audit.checks.compare", "from keras import ops")
     assert heavy_in_judge("_audit.run", "from distloss.replicas import OneDevice")
     assert heavy_in_judge("_formats.sarif", "import keras")
+    assert heavy_in_judge("_lint.rules.sum_of_means", "import tensorflow as tf")
     assert heavy_in_judge("cli", "from distloss._audit.child import place")
     assert not heavy_in_judge("_audit.child.place", "import tensorflow as tf")
     assert not heavy_in_judge("_audit.run", "from distloss._errors import AuditError")

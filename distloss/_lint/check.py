@@ -1,0 +1,115 @@
+"""From a file to its findings."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from distloss._formats.record import Problem
+from distloss._lint.files import Target, content
+from distloss._lint.findings import Finding
+from distloss._lint.program import facts_of
+from distloss._lint.rules import RULES
+from distloss._lint.rules.rule import Hit, Rule, Seen
+from distloss._lint.source import (
+    Source,
+    SourceError,
+    check_syntax,
+    decoded,
+    is_distributed,
+    parsed,
+)
+from distloss._lint.updates import terms
+
+_IGNORE = re.compile(r"#\s*distloss:\s*ignore\[([\w\s,-]+)\]")
+_RANK = {"error": 0, "warning": 1, "hint": 2}
+_FRAMES = 8_000  # of Python, for code that calls and nests
+
+Checked = tuple[list[Finding], list[Problem]]
+
+
+def check_file(target: Target) -> Checked:
+    """What is found in a file, or why it could not be looked at."""
+    try:
+        data = content(target.path)
+        return check_text(target, decoded(data))
+    except SourceError as error:
+        return [], [Problem(str(error), str(target.path), error.line)]
+
+
+def check_text(target: Target, text: str) -> Checked:
+    """What is found in a text. One that cannot have a finding is hardly parsed."""
+    try:
+        if not is_distributed(text):
+            check_syntax(text)
+            return [], []
+        source = parsed(target.path, text)
+        return list(_found(source, target.build)), []
+    except SourceError as error:
+        return [], [Problem(str(error), str(target.path), error.line)]
+
+
+def _found(source: Source, build: str | None) -> Iterator[Finding]:
+    best: dict[tuple[str, int, int, str], Finding] = {}
+    for rule, hit in hits(source, build):
+        finding = _finding(rule, hit)
+        key = (finding.file, finding.line, finding.column, finding.rule)
+        before = best.setdefault(key, finding)
+        if _RANK[finding.severity] < _RANK[before.severity]:
+            best[key] = finding
+        if _is_ignored(hit.place.source, finding):
+            del best[key]
+    yield from sorted(best.values())
+
+
+def hits(source: Source, build: str | None) -> Iterator[tuple[Rule, Hit]]:
+    """What the rules find in a program."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _FRAMES))
+    try:
+        facts = facts_of(source, read, build)
+        seen = Seen(facts, tuple(terms(facts)))
+        for rule in RULES:
+            for hit in rule.check(seen):
+                yield rule, hit
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@functools.lru_cache(maxsize=256)
+def read(path: pathlib.Path) -> Source | None:
+    """Another file of a program, or None if it cannot be read."""
+    try:
+        return parsed(path, decoded(content(path)))
+    except SourceError:
+        return None
+
+
+def _finding(rule: Rule, hit: Hit) -> Finding:
+    line, column = hit.place.source.position(hit.place.node)
+    file = os.path.normpath(hit.place.source.path)
+    return Finding(file, line, column, rule.name, hit.severity, hit.message, hit.remedy)
+
+
+def _is_ignored(source: Source, finding: Finding) -> bool:
+    """Whether a comment on this line, or alone on the one above, says so."""
+    lines = source.text.splitlines()
+    here = lines[finding.line - 1] if finding.line <= len(lines) else ""
+    above = lines[finding.line - 2].strip() if finding.line > 1 else ""
+    comments = [here, above if above.startswith("#") else ""]
+    return any(finding.rule in names for names in map(_ignored, comments))
+
+
+def _ignored(line: str) -> set[str]:
+    found = _IGNORE.search(line)
+    return {name.strip() for name in found.group(1).split(",")} if found else set()
+
+
+def without(findings: Iterable[Finding], ignore: Iterable[str]) -> list[Finding]:
+    """Those of rules that are not ignored."""
+    ignored = frozenset(ignore)
+    return [finding for finding in findings if finding.rule not in ignored]

@@ -1,0 +1,52 @@
+"""One address for each thing that TensorFlow, Keras and Horovod call by several."""
+
+from __future__ import annotations
+
+import functools
+
+# the beginning of an address -> what it is called here; the first that fits
+_PREFIXES = (
+    ("tensorflow.compat.v2.", "tensorflow."),
+    ("tensorflow.python.keras.", "tf_keras."),
+    ("tensorflow.keras.", "keras."),
+    ("keras.api.", "keras."),
+    ("tf_keras.api.", "tf_keras."),
+    ("tensorflow.math.", "tensorflow."),
+    ("keras.backend.", "keras.ops."),
+    ("keras.ops.numpy.", "keras.ops."),
+    ("keras.models.", "keras."),
+    ("keras.metrics.", "keras.losses."),  # the functions; classes are told apart below
+    ("keras.mixed_precision.", "keras.mixed_precision."),
+    ("keras.optimizers.experimental.", "keras.optimizers."),
+    ("keras.optimizers.schedules.", "keras.schedules."),
+    ("horovod.tensorflow.keras.", "hvd.keras."),
+    ("horovod.keras.", "hvd.keras."),
+    ("horovod.tensorflow.", "hvd."),
+)
+_SAME = {
+    "keras.mixed_precision.LossScaleOptimizer": "keras.optimizers.LossScaleOptimizer",
+    "keras.dtype_policies.set_global_policy": "keras.mixed_precision.set_global_policy",
+    "keras.config.set_dtype_policy": "keras.mixed_precision.set_global_policy",
+    "keras.mixed_precision.set_dtype_policy": "keras.mixed_precision.set_global_policy",
+    "keras.losses.mse": "keras.losses.mean_squared_error",
+    "keras.losses.mae": "keras.losses.mean_absolute_error",
+    "tensorflow.nn.l2_loss": "tensorflow.nn.l2_loss",
+}
+
+
+@functools.cache
+def canonical(name: str) -> str:
+    """The one address of what has several.
+
+    Example:
+      >>> canonical("tensorflow.keras.backend.mean")
+      'keras.ops.mean'
+    """
+    for start, instead in _PREFIXES:
+        if name.startswith(start) and name != instead:
+            shorter = instead + name[len(start) :]
+            if start == "keras.metrics." and name[len(start) :][:1].isupper():
+                continue
+            if shorter != name:
+                return canonical(shorter)
+    return _SAME.get(name, name)

@@ -1,0 +1,139 @@
+"""A file as a syntax tree, or a sentence that says why it is none."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pathlib
+import re
+import tokenize
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+
+MAX_BYTES = 4_000_000
+MAX_DEPTH = 200  # Python itself nests blocks 100 deep at most
+MAX_COLUMNS = 100_000  # LibCST's time is quadratic in the length of a line
+
+# A program that says none of this is not distributed: there is nothing to find in it.
+_MENTIONS = re.compile(
+    r"\bdistribute\b|horovod|\bdistloss\b|num_replicas_in_sync"
+    r"|strategy\.(run|scope|reduce|experimental)|Strategy\b"
+)
+
+
+class SourceError(Exception):
+    """A file that cannot be linted.
+
+    Attributes:
+      line: where, or None.
+    """
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(eq=False)
+class Source:
+    """A parsed file.
+
+    Attributes:
+      path: of the file, as it was given.
+      text: what is in it.
+      tree: its syntax.
+    """
+
+    path: pathlib.Path
+    text: str
+    tree: cst.Module
+    _positions: Any = field(default=None, repr=False)
+
+    def position(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Line and column of a node, both from 1."""
+        start = self._ranges()[node].start
+        return start.line, start.column + 1
+
+    def last_line(self, node: cst.CSTNode) -> int:
+        """The line on which a node ends."""
+        return int(self._ranges()[node].end.line)
+
+    def _ranges(self) -> Any:
+        if self._positions is None:  # most files have no finding, and need none
+            wrapper = MetadataWrapper(self.tree, unsafe_skip_copy=True)
+            self._positions = wrapper.resolve(PositionProvider)
+        return self._positions
+
+
+def is_distributed(text: str) -> bool:
+    """Whether a file says a word without which there is nothing to find."""
+    return _MENTIONS.search(text) is not None
+
+
+def decoded(data: bytes) -> str:
+    """The text of a Python file, by its own declaration of encoding.
+
+    Raises:
+      SourceError: it is too large, or not in that encoding.
+    """
+    if len(data) > MAX_BYTES:
+        raise SourceError(
+            f"Expected at most {MAX_BYTES} bytes. Got {len(data)}; such a file is data."
+        )
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        return data.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        raise SourceError(f"Its encoding cannot be read: {error}.") from error
+
+
+def parsed(path: pathlib.Path, text: str) -> Source:
+    """The syntax tree.
+
+    Raises:
+      SourceError: it does not parse, or not without danger.
+    """
+    check_syntax(text)
+    try:
+        return Source(path, text, cst.parse_module(text))
+    except cst.ParserSyntaxError as error:
+        message = error.message.strip().rstrip(".")
+        raise SourceError(f"It does not parse: {message}.", error.raw_line) from error
+    except (RecursionError, ValueError) as error:
+        raise SourceError(f"LibCST cannot parse it: {error}.") from error
+
+
+def check_syntax(text: str) -> None:
+    """Refuses what does not parse, in milliseconds.
+
+    Also what would end LibCST, which is native code, without an exception.
+
+    Raises:
+      SourceError: says why.
+    """
+    if any(len(line) > MAX_COLUMNS for line in text.splitlines()):
+        raise SourceError(f"Expected lines of at most {MAX_COLUMNS} characters.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes, which are not ours
+            tree = ast.parse(text)
+    except SyntaxError as error:
+        raise SourceError(f"It does not parse: {error.msg}.", error.lineno) from error
+    except (RecursionError, MemoryError, ValueError) as error:
+        raise SourceError(
+            f"It does not parse: {error or 'nested too deep'}."
+        ) from error
+    if _depth(tree) > MAX_DEPTH:
+        raise SourceError(f"Expected code nested at most {MAX_DEPTH} deep.")
+
+
+def _depth(tree: ast.AST) -> int:
+    """Levels of the tree, without recursion."""
+    depth, level = 0, [tree]
+    while level and depth <= MAX_DEPTH:
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        depth += 1
+    return depth
