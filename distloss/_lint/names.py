@@ -12,11 +12,13 @@ _PREFIXES = (
     ("keras.api.", "keras."),
     ("tf_keras.api.", "tf_keras."),
     ("tensorflow.math.", "tensorflow."),
+    ("tensorflow.losses.", "keras.losses."),
+    ("tensorflow.metrics.", "keras.metrics."),
+    ("tensorflow.optimizers.", "keras.optimizers."),
     ("keras.backend.", "keras.ops."),
     ("keras.ops.numpy.", "keras.ops."),
     ("keras.models.", "keras."),
     ("keras.metrics.", "keras.losses."),  # the functions; classes are told apart below
-    ("keras.mixed_precision.", "keras.mixed_precision."),
     ("keras.optimizers.experimental.", "keras.optimizers."),
     ("keras.optimizers.schedules.", "keras.schedules."),
     ("horovod.tensorflow.keras.", "hvd.keras."),
@@ -30,7 +32,6 @@ _SAME = {
     "keras.mixed_precision.set_dtype_policy": "keras.mixed_precision.set_global_policy",
     "keras.losses.mse": "keras.losses.mean_squared_error",
     "keras.losses.mae": "keras.losses.mean_absolute_error",
-    "tensorflow.nn.l2_loss": "tensorflow.nn.l2_loss",
 }
 
 

@@ -39,11 +39,13 @@ class Step:
       kind: such as `"mean"` or `"divided by replicas"`.
       place: where.
       name: of a constant that takes part.
+      origin: where the loss object was made that did it.
     """
 
     kind: str
     place: Place
     name: str = ""
+    origin: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,10 @@ def summed(rows: Rows, step: Step | None = None) -> Scalar:
     )
 
 
-def mean(rows: Rows, place: Place, kind: str = "mean") -> Scalar:
+def mean(rows: Rows, step: Step) -> Scalar:
     """The mean over all elements."""
     total = replace(summed(rows), powers=_product(dict(rows.powers), {SUM: 1}))
-    return total.times(LOCAL, -1, Step(kind, place))  # type: ignore[return-value]
+    return total.times(LOCAL, -1, step)  # type: ignore[return-value]
 
 
 # -- arithmetic

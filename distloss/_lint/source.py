@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import MetadataWrapper, ParentNodeProvider, PositionProvider
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 200  # Python itself nests blocks 100 deep at most
@@ -50,22 +50,27 @@ class Source:
     path: pathlib.Path
     text: str
     tree: cst.Module
-    _positions: Any = field(default=None, repr=False)
+    _metadata: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def code(self, node: cst.CSTNode) -> str:
+        """A node as it is written."""
+        return self.tree.code_for_node(node)
+
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        """What a node stands in."""
+        found = self._of(ParentNodeProvider).get(node)
+        return found if isinstance(found, cst.CSTNode) else None
 
     def position(self, node: cst.CSTNode) -> tuple[int, int]:
         """Line and column of a node, both from 1."""
-        start = self._ranges()[node].start
+        start = self._of(PositionProvider)[node].start
         return start.line, start.column + 1
 
-    def last_line(self, node: cst.CSTNode) -> int:
-        """The line on which a node ends."""
-        return int(self._ranges()[node].end.line)
-
-    def _ranges(self) -> Any:
-        if self._positions is None:  # most files have no finding, and need none
+    def _of(self, provider: Any) -> Any:
+        if provider not in self._metadata:  # most files have no finding, and need none
             wrapper = MetadataWrapper(self.tree, unsafe_skip_copy=True)
-            self._positions = wrapper.resolve(PositionProvider)
-        return self._positions
+            self._metadata[provider] = wrapper.resolve(provider)
+        return self._metadata[provider]
 
 
 def is_distributed(text: str) -> bool:
@@ -96,7 +101,7 @@ def parsed(path: pathlib.Path, text: str) -> Source:
     Raises:
       SourceError: it does not parse, or not without danger.
     """
-    check_syntax(text)
+    _check_depth(check_syntax(text))
     try:
         return Source(path, text, cst.parse_module(text))
     except cst.ParserSyntaxError as error:
@@ -106,10 +111,8 @@ def parsed(path: pathlib.Path, text: str) -> Source:
         raise SourceError(f"LibCST cannot parse it: {error}.") from error
 
 
-def check_syntax(text: str) -> None:
+def check_syntax(text: str) -> ast.AST:
     """Refuses what does not parse, in milliseconds.
-
-    Also what would end LibCST, which is native code, without an exception.
 
     Raises:
       SourceError: says why.
@@ -119,21 +122,19 @@ def check_syntax(text: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes, which are not ours
-            tree = ast.parse(text)
+            return ast.parse(text)
     except SyntaxError as error:
         raise SourceError(f"It does not parse: {error.msg}.", error.lineno) from error
     except (RecursionError, MemoryError, ValueError) as error:
         raise SourceError(
             f"It does not parse: {error or 'nested too deep'}."
         ) from error
-    if _depth(tree) > MAX_DEPTH:
-        raise SourceError(f"Expected code nested at most {MAX_DEPTH} deep.")
 
 
-def _depth(tree: ast.AST) -> int:
-    """Levels of the tree, without recursion."""
-    depth, level = 0, [tree]
-    while level and depth <= MAX_DEPTH:
+def _check_depth(tree: ast.AST) -> None:
+    """Refuses what would end LibCST, which is native code, without an exception."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
         level = [child for node in level for child in ast.iter_child_nodes(node)]
-        depth += 1
-    return depth
+    if level:
+        raise SourceError(f"Expected code nested at most {MAX_DEPTH} deep.")

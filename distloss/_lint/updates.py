@@ -17,6 +17,7 @@ from distloss._lint.quantities import (
     WEIGHT,
     Rows,
     Scalar,
+    Step,
     mean,
     terms_of,
 )
@@ -124,7 +125,7 @@ def _power(one: Scalar) -> int:
 def _of_compiled(model: Compiled) -> Iterator[Term]:
     for value in model.losses:
         if isinstance(value, Rows):  # which Keras reduces, and divides by N
-            whole = mean(value, model.place, "compiled keras loss")
+            whole = mean(value, Step("compiled keras loss", model.place))
             yield _compiled_term(model, whole, _power(whole) - 1)
         else:
             for one in terms_of(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import libcst as cst
@@ -22,9 +23,17 @@ from distloss._lint.values import (
     Instance,
     Items,
     Mapping,
+    Opaque,
     Partial,
     Place,
     Value,
+)
+
+# What parameters of a step are called that take data. Under a strategy it is seen what
+# a step is given; a program of Horovod calls its step with what a loop makes.
+_DATA = re.compile(
+    r"(x|y|inputs?|images?|labels?|batch|data|features?|targets?|tokens?|examples?)"
+    r"|[xy]_\w+|\w+_(batch|ids|images|labels|inputs)"
 )
 
 
@@ -152,6 +161,10 @@ def _given(
     machine: Machine, parameter: cst.Param, value: Value | None, callee: Function
 ) -> Value:
     """The value of a parameter, or its default, or nothing that is known."""
+    is_known = value is not UNKNOWN and not isinstance(value, Opaque)
+    if not is_known and machine.where.engine == "horovod":
+        if _DATA.fullmatch(parameter.name.value):
+            return Rows()
     if value is not None:
         return value
     if parameter.default is not None:

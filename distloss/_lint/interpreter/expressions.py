@@ -34,6 +34,11 @@ from distloss._lint.values import (
 
 
 def _constant(_machine: Machine, node: Any, _scope: Scope) -> Value:
+    text = getattr(node, "value", "")
+    if text.isdecimal():  # what is simple need not go through a compiler
+        return Const(int(text)) if text == "0" or text[0] != "0" else UNKNOWN
+    if text[:1] == '"' and text.count('"') == 2 and "\\" not in text:
+        return Const(text[1:-1])
     try:
         return Const(node.evaluated_value)
     except (ValueError, SyntaxError):

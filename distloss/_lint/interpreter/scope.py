@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from distloss._lint.quantities import Rows, Scalar, Terms
+from distloss._lint.quantities import Rows, Scalar, terms_of
 from distloss._lint.source import Source
 from distloss._lint.values import NONE, UNKNOWN, Const, Items, Made, Value
 
@@ -93,7 +93,7 @@ def _either(one: Value, other: Value) -> Value:
         return _either_items(one, other)
     if _alike(one, other):
         return one
-    return _strategy_of(one, other)
+    return _more_terms(one, other) or _strategy_of(one, other)
 
 
 def _either_items(one: Items, other: Items) -> Value:
@@ -108,9 +108,17 @@ def _alike(one: Value, other: Value) -> bool:
     if isinstance(one, (Scalar, Rows)) and type(one) is type(other):
         assert isinstance(other, (Scalar, Rows))  # noqa: S101  # the same type
         return one.powers == other.powers and one.weighted == other.weighted
-    if isinstance(one, Terms) and isinstance(other, Terms):
-        return {t.powers for t in one.items} == {t.powers for t in other.items}
     return False
+
+
+def _more_terms(one: Value, other: Value) -> Value | None:
+    """A loss to which a branch has added something: what is added counts there."""
+    terms = [{term.powers for term in terms_of(value)} for value in (one, other)]
+    if not all(terms) or isinstance(one, Rows) or isinstance(other, Rows):
+        return None
+    if terms[0] >= terms[1]:
+        return one
+    return other if terms[0] < terms[1] else None
 
 
 def _strategy_of(one: Value, other: Value) -> Value:

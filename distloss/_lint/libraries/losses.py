@@ -76,7 +76,8 @@ def reduced_by_keras(call: Call, made: Made, values: Rows) -> Value:
     if made.name.startswith("tf_keras."):  # which raises in a replica function
         return UNKNOWN
     kind = "weighted keras loss" if kind == "mean_with_sample_weight" else "keras loss"
-    return divided_by_keras(mean(values, call.place, kind), call.machine.where)
+    whole = mean(values, Step(kind, call.place, origin=made.place))
+    return divided_by_keras(whole, call.machine.where)
 
 
 def divided_by_keras(value: Scalar, where: Where) -> Scalar:

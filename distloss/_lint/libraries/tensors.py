@@ -15,6 +15,7 @@ from distloss._lint.libraries.call import (
 )
 from distloss._lint.quantities import (
     LOCAL,
+    PENALTY,
     WEIGHT,
     Rows,
     Scalar,
@@ -39,6 +40,8 @@ def add_up(value: Value, place: Place) -> Value:
         zero: Value = Const(0)
         return functools.reduce(_plus, value.items, zero)
     item = value.item if isinstance(value, Every) else value
+    if isinstance(item, Scalar) and item.numerator == PENALTY:
+        return replace(item, steps=(*item.steps, Step("penalty sum", place)))
     if isinstance(item, Gradient):
         return replace(item, accumulated=True)
     return item if isinstance(item, (Tensor, Terms)) else UNKNOWN
@@ -73,7 +76,7 @@ def _mean(call: Call) -> Value:
     reduced = _reduced_axis(call, value)
     if reduced is None:
         return UNKNOWN
-    return mean(value, call.place) if reduced else _without_axis(value)
+    return mean(value, Step("mean", call.place)) if reduced else _without_axis(value)
 
 
 def _sum(call: Call) -> Value:
