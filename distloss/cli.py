@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distloss._audit import output
@@ -121,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for importing, building, tracing and each step (defaults differ)",
     )
+    audit.add_argument(
+        "--fix",
+        action="store_true",
+        help="mend a copy of FILE.py, audit that, and keep it if it agrees",
+    )
     audit.set_defaults(run=_audited)
     command.add_to(commands)
     return parser
@@ -142,17 +148,37 @@ def _audited(arguments: argparse.Namespace) -> int:
     render.check_installed(arguments.format)
     output.check(arguments.output, arguments.build)
     with render.progress() as progress:
-        report = audit(
-            arguments.build,
+        audit_of = functools.partial(
+            audit,
             replicas=arguments.replicas,
             engine=arguments.engine,
             devices=arguments.devices,
             timeout=arguments.timeout,
             progress=progress,
         )
+        if arguments.fix:
+            report = _mended(arguments.build, audit_of)
+        else:
+            report = audit_of(arguments.build)
     if not _is_delivered(report, arguments.format, arguments.output):
         return NOT_CHECKED
     return AGREES if report.agrees else DIFFERS
+
+
+def _mended(address: str, audit: Callable[[str], Report]) -> Report:
+    """Mends the file where the audit agrees with that; the report of what it is now."""
+    command.check_installed()
+    from distloss._lint.verify import verified_fix
+
+    done = verified_fix(address, audit)
+    output.show(done.difference)
+    for when, report in (("before", done.before), ("after", done.after)):
+        if report is not None:
+            causes = ", ".join(dict.fromkeys(f.cause for f in report.findings))
+            output.say(f"{when}: {causes or 'agrees'}")
+    if not done.before.agrees:
+        output.say(f"{address}: {'mended' if done.written else 'left as it was'}")
+    return done.last
 
 
 def _is_delivered(report: Report, form: str, path: pathlib.Path | None) -> bool:

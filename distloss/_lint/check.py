@@ -61,7 +61,7 @@ def _found(source: Source, build: str | None) -> Iterator[Finding]:
         before = best.setdefault(key, finding)
         if _RANK[finding.severity] < _RANK[before.severity]:
             best[key] = finding
-        if _is_ignored(hit.place.source, finding):
+        if is_ignored(rule, hit):
             del best[key]
     yield from sorted(best.values())
 
@@ -90,18 +90,24 @@ def read(path: pathlib.Path) -> Source | None:
 
 
 def _finding(rule: Rule, hit: Hit) -> Finding:
-    line, column = hit.place.source.position(hit.place.node)
-    file = os.path.normpath(hit.place.source.path)
-    return Finding(file, line, column, rule.name, hit.severity, hit.message, hit.remedy)
+    source = hit.place.source
+    line, column = source.position(hit.place.node)
+    file = os.path.normpath(source.path)
+    mend = hit.mend
+    fixable = mend is not None and mend.certain and mend.is_in(source)
+    return Finding(
+        file, line, column, rule.name, hit.severity, hit.message, hit.remedy, fixable
+    )
 
 
-def _is_ignored(source: Source, finding: Finding) -> bool:
+def is_ignored(rule: Rule, hit: Hit) -> bool:
     """Whether a comment on this line, or alone on the one above, says so."""
-    lines = source.text.splitlines()
-    here = lines[finding.line - 1] if finding.line <= len(lines) else ""
-    above = lines[finding.line - 2].strip() if finding.line > 1 else ""
+    number, _ = hit.place.source.position(hit.place.node)
+    lines = ["", *hit.place.source.text.splitlines()]
+    here = lines[number] if number < len(lines) else ""
+    above = lines[number - 1].strip()
     comments = [here, above if above.startswith("#") else ""]
-    return any(finding.rule in names for names in map(_ignored, comments))
+    return any(rule.name in names for names in map(_ignored, comments))
 
 
 def _ignored(line: str) -> set[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from distloss._errors import LintError
+from distloss._audit import output
+from distloss._errors import ArgumentError, LintError
 
 FORMATS = ("text", "json", "github", "sarif")
 CLEAN, FOUND, NOT_READ = 0, 1, 2
@@ -35,11 +36,41 @@ def add_to(commands: Any) -> None:
         help="files, folders, FILE.py:build as for audit, or - for stdin",
     )
     parser.add_argument("--format", choices=FORMATS, default="text")
+    change = parser.add_mutually_exclusive_group()
+    change.add_argument(
+        "--fix", action="store_true", help="mend what can be mended for certain"
+    )
+    change.add_argument(
+        "--diff", action="store_true", help="show what --fix would change"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Lints; returns the exit code."""
+    check_installed()
+    from distloss._lint import report
+    from distloss._lint.run import lint
+
+    if arguments.fix or arguments.diff:
+        _mend(arguments)
+    linted = lint(arguments.paths)
+    if not arguments.diff:
+        output.show(report.rendered(linted, arguments.format))
+    for problem in linted.problems if arguments.format == "text" else ():
+        line = f":{problem.line}" if problem.line else ""
+        output.say(f"distloss: {problem.file}{line}: {problem.message}")
+    if linted.problems:
+        return NOT_READ
+    return CLEAN if linted.is_clean else FOUND
+
+
+def check_installed() -> None:
+    """Refuses to go on without LibCST.
+
+    Raises:
+      LintError: it is not installed; names the extra that brings it.
+    """
     try:
         import libcst  # noqa: F401
     except ImportError as error:
@@ -47,17 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
             "Expected LibCST, with which lint reads source code. It is not installed. "
             "Run pip install 'distloss[lint]'."
         ) from error
-    from distloss._audit import output
-    from distloss._lint import report
-    from distloss._lint.run import lint
 
-    linted = lint(arguments.paths)
-    output.show(report.rendered(linted, arguments.format))
-    if arguments.format == "text":
-        for problem in linted.problems:
-            place = problem.file or ""
-            line = f":{problem.line}" if problem.line else ""
-            output.say(f"distloss: {place}{line}: {problem.message}")
-    if linted.problems:
-        return NOT_READ
-    return CLEAN if linted.is_clean else FOUND
+
+def _mend(arguments: argparse.Namespace) -> None:
+    from distloss._lint import fix
+
+    if "-" in arguments.paths:
+        raise ArgumentError("Expected files for --fix and --diff. Got -.")
+    if arguments.diff:
+        output.show(fix.differences(arguments.paths))
+        return
+    for name in fix.fixed(arguments.paths):
+        output.say(f"mended {name}")

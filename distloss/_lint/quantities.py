@@ -328,7 +328,7 @@ def _times(one: Value, other: Value, sign: int, place: Place) -> Value:
     return replace(
         one,
         powers=_product(dict(one.powers), powers),
-        steps=one.steps + other.steps + tuple(steps),
+        steps=one.steps + tuple(steps),
         sure=one.sure and other.sure,
     )
 

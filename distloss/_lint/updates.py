@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Term:
       engine: who adds up: `"strategy"` or `"horovod"`.
       compiled: the call of `compile` that it was given to, or None.
       accumulated: whether gradients of micro-batches were added up.
+      knows_hvd: whether Horovod is called `hvd` where it is computed.
     """
 
     scalar: Scalar
@@ -43,6 +45,7 @@ class Term:
     engine: str
     compiled: Place | None = None
     accumulated: bool = False
+    knows_hvd: bool = False
 
     @property
     def is_sum(self) -> bool:
@@ -103,7 +106,13 @@ def _of_update(update: Applied) -> Iterator[Term]:
             update.where.sure,
             update.where.engine,
             accumulated=update.gradient.accumulated,
+            knows_hvd=_knows_hvd(one),
         )
+
+
+def _knows_hvd(one: Scalar) -> bool:
+    texts = [step.place.source.text for step in one.steps]
+    return bool(texts) and all(re.search(r"import .*\bhvd\b", text) for text in texts)
 
 
 def _exponent(update: Applied) -> int | None:

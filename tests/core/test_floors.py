@@ -25,7 +25,8 @@ AUDIT = (
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.output", "_audit.target"},
     {"_audit.processes", "_audit.session"},
-    {"_audit.run", "_lint"},
+    {"_audit.run"},
+    {"_lint"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},
 )

@@ -162,9 +162,9 @@ def _given(
 ) -> Value:
     """The value of a parameter, or its default, or nothing that is known."""
     is_known = value is not UNKNOWN and not isinstance(value, Opaque)
-    if not is_known and machine.where.engine == "horovod":
-        if _DATA.fullmatch(parameter.name.value):
-            return Rows()
+    is_process = machine.where.engine == "horovod"
+    if is_process and not is_known and _DATA.fullmatch(parameter.name.value):
+        return Rows()
     if value is not None:
         return value
     if parameter.default is not None:

@@ -133,6 +133,8 @@ def _of_method(call: Call) -> Value:
             return methods[name](call)
     if name in _ANYWHERE:
         return _ANYWHERE[name](call)
+    if name == "update_state":
+        return _remembered(call, UNKNOWN, "metric")
     return _unknown(call, sure=False)
 
 
@@ -143,7 +145,8 @@ def _of_name(
         return python.PYTHON[callee.name](Call(machine, callee.name, arguments, place))
     owner, dot, name = callee.name.rpartition(".")
     call = Call(machine, name, arguments, place, Opaque(owner))
-    if dot and (name in _ANYWHERE or distribution.is_strategy(call.receiver)):
+    known = name in _ANYWHERE or name == "update_state"
+    if dot and (known or distribution.is_strategy(call.receiver)):
         return _of_method(call)
     return _unknown(call, sure=is_tool(callee.last))
 
@@ -154,6 +157,8 @@ def _of_made(call: Call) -> Value:
     if call.name.startswith("distloss.") and "Loss" in call.name:
         return losses.shared_loss(call)
     if call.name.startswith(("keras.", "tf_keras.")):
+        if has_scalars(call.arguments.all):
+            return _remembered(call, UNKNOWN, "metric")
         return models.output(call)
     return _unknown(call, sure=False)
 

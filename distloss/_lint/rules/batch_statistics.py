@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import models
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.values import Const
 
@@ -22,6 +23,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "Mean and variance are those of the rows of one replica: with N "
                 "replicas the model is another one.",
                 "BatchNormalization(synchronized=True), or accept it.",
+                models.synchronized(call),
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import models
 from distloss._lint.rules.made import given_to_horovod, keras_3_optimizers
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.values import Const
@@ -39,6 +40,7 @@ def _by_optimizer(seen: Seen) -> Iterator[Hit]:
                 "are added up: not the clipped gradient of the batch.",
                 "distloss.DistributedOptimizer(optimizer), or distloss.prepare(model) "
                 "after compile.",
+                models.of_optimizer(seen.facts, made),
             )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from distloss._lint.facts import Compiled
+from distloss._lint.fixes import losses, models
+from distloss._lint.fixes.edits import Mend
 from distloss._lint.libraries.models import is_sum
 from distloss._lint.quantities import PENALTY, REPLICAS
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
@@ -16,12 +19,12 @@ _OF_ONE = re.compile(r"per_replica|per_worker|per_gpu|per_core|local|micro", re.
 def _check(seen: Seen) -> Iterator[Hit]:
     for term in seen.terms:
         if _is_divided_twice(term):
-            yield from _hit(term)
+            yield from _hit(seen, term)
         elif _is_averaged_sum(term):
             yield from _averaged(term)
     for model in seen.facts.compiled:
         if model.where.engine == "strategy" and not is_prepared(model.model):
-            yield from _added(model.model)
+            yield from _added(model)
 
 
 def _is_divided_twice(term: Term) -> bool:
@@ -47,7 +50,7 @@ def _is_averaged_sum(term: Term) -> bool:
     return is_known and is_averaged and not term.scalar.power(REPLICAS)
 
 
-def _hit(term: Term) -> Iterator[Hit]:
+def _hit(seen: Seen, term: Term) -> Iterator[Hit]:
     step = term.scalar.last("divided by replicas", "penalty share")
     # What a layer added and a step divides is another rule's.
     if step is None or (step.kind == "penalty share" and term.is_sum):
@@ -60,7 +63,17 @@ def _hit(term: Term) -> Iterator[Hit]:
         severity(term) if not term.is_by_constant else "warning",
         f"This divides by the number of replicas what {by}: N times too small.",
         "Take this division out, or use distloss.mean_share(values) alone.",
+        _mend(seen, term),
     )
+
+
+def _mend(seen: Seen, term: Term) -> Mend | None:
+    if term.compiled is not None:
+        return models.without_factor(seen.facts, term, losses.undivided(term))
+    if term.is_local_mean:
+        return losses.share(seen.facts, term) or losses.distributed_loss(term)
+    # A constant may be the rows of one replica, and a sum may be meant as one.
+    return losses.undivided(term, certain=term.is_share)
 
 
 def _averaged(term: Term) -> Iterator[Hit]:
@@ -75,15 +88,16 @@ def _averaged(term: Term) -> Iterator[Hit]:
         )
 
 
-def _added(model: object) -> Iterator[Hit]:
-    for one in getattr(model, "state", {}).get("added", ()):
+def _added(model: Compiled) -> Iterator[Hit]:
+    for one in getattr(model.model, "state", {}).get("added", ()):
         if is_sum(one.value):
             yield Hit(
                 one.place,
                 "error" if one.where.sure else "warning",
                 "A layer adds a sum over its rows, which Keras divides by the number "
                 "of replicas: N times too small.",
-                "Add the mean over rows, or let distloss.prepare(model) divide.",
+                "Add distloss.prepare(model) after compile, which knows sums by rows.",
+                models.prepared(model),
             )
 
 

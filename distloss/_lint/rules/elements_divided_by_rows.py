@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import CONSTANT, NOMINAL
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
@@ -22,6 +23,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "The losses of all elements of a row are added up and divided by rows "
                 "only: the loss grows with the size of a row.",
                 "distloss.mean_share(values) counts elements.",
+                losses.share(seen.facts, term, certain=False),
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import GLOBAL, LOCAL, WEIGHT
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.updates import Term
@@ -22,6 +23,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "The mean of no rows is NaN, also times 0: a replica that got no rows "
                 "spoils the step of all.",
                 "Divide the sum by the rows of all: distloss.mean_share(values).",
+                losses.share(seen.facts, term),
             )
         elif guarded and _is_mean_of_rows(term):
             yield Hit(
@@ -30,6 +32,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "A replica without rows gives 0 here and counts in the mean over "
                 "replicas all the same: the step is too short.",
                 "Divide sums by the rows of all: distloss.mean_share(values).",
+                losses.share(seen.facts, term),
             )
 
 

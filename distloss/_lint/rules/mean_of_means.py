@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses, models
 from distloss._lint.libraries.call import word
-from distloss._lint.quantities import WEIGHT
+from distloss._lint.quantities import WEIGHT, Step
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.updates import Term
 from distloss._lint.values import UNKNOWN, Opaque, Place
@@ -18,11 +19,11 @@ def _check(seen: Seen) -> Iterator[Hit]:
     drops = any(one.drops for one in seen.facts.batched)
     for term in seen.terms:
         if term.is_local_mean and term.replicas == -1:
-            yield from _of_term(term, drops=drops)
+            yield from _of_term(seen, term, drops=drops)
     yield from _reduced(seen)
 
 
-def _of_term(term: Term, *, drops: bool) -> Iterator[Hit]:
+def _of_term(seen: Seen, term: Term, *, drops: bool) -> Iterator[Hit]:
     guessed = term.scalar.last("guessed batch size")
     by_keras = term.scalar.last(*_BY_KERAS)
     by_hand = term.scalar.last(*_MEANS)
@@ -33,6 +34,7 @@ def _of_term(term: Term, *, drops: bool) -> Iterator[Hit]:
             "Without global_batch_size this takes the rows of this replica times N for "
             "the rows of the batch: wrong where replicas hold unequal numbers.",
             "distloss.mean_share(values) counts the rows of all.",
+            losses.share(seen.facts, term),
         )
     elif by_keras is not None:
         is_even = (
@@ -40,9 +42,9 @@ def _of_term(term: Term, *, drops: bool) -> Iterator[Hit]:
             and by_keras.kind != "weighted keras loss"
             and not term.scalar.weighted
         )
-        yield from () if is_even else (_keras(by_keras.place, by_keras.kind),)
+        yield from () if is_even else (_keras(seen, term, by_keras),)
     elif by_hand is not None and not _is_of_no_rows(term):
-        yield _hand(term, by_hand.place)
+        yield _hand(seen, term, by_hand.place)
 
 
 def _is_of_no_rows(term: Term) -> bool:
@@ -51,21 +53,23 @@ def _is_of_no_rows(term: Term) -> bool:
     return guarded is not None and not term.scalar.power(WEIGHT)
 
 
-def _keras(place: Place, kind: str) -> Hit:
+def _keras(seen: Seen, term: Term, step: Step) -> Hit:
+    kind = step.kind
     by = "weight" if kind == "weighted keras loss" else "rows, or unmasked elements,"
     remedy = "distloss.DistributedLoss(loss) divides by those of all."
-    if kind == "compiled keras loss":
+    if term.compiled is not None:
         remedy = "Add distloss.prepare(model) after compile."
     return Hit(
-        place,
+        step.place,
         "hint",
         f"Keras divides this loss by the {by} of each replica and averages: it depends "
         "on how a batch is split where replicas hold unequal amounts.",
         remedy,
+        models.of_rows(seen.facts, term) or losses.distributed_loss(term),
     )
 
 
-def _hand(term: Term, place: Place) -> Hit:
+def _hand(seen: Seen, term: Term, place: Place) -> Hit:
     by_weight = term.scalar.power(WEIGHT) < 0
     held = "weights or counts" if by_weight else "numbers of rows"
     return Hit(
@@ -76,6 +80,7 @@ def _hand(term: Term, place: Place) -> Hit:
         "Divide sums by what all replicas hold: distloss.mean_share(values, weights)."
         if by_weight
         else "distloss.mean_share(values) counts the rows of all.",
+        losses.share(seen.facts, term) or losses.by_all(term),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import NOMINAL
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
@@ -27,6 +28,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "count for less.",
                 "Drop short batches (drop_remainder=True), or count rows: "
                 "distloss.mean_share(values).",
+                losses.share(seen.facts, term, certain=False),
             )
 
 

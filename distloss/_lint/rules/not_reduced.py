@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers
 
+from distloss._lint.fixes import models
 from distloss._lint.libraries.optimizers import KERAS_3, is_of_keras_3
 from distloss._lint.rules.made import horovod_optimizers, optimizer_of
 from distloss._lint.rules.rule import Hit, Rule, Seen
@@ -25,6 +26,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "each process trains a model of its own.",
                 "distloss.prepare(model, replicas=distloss.HorovodReplicas()) after "
                 "compile, or hvd.DistributedGradientTape in a loop of your own.",
+                models.of_horovod(seen.facts, call),
             )
     yield from _passed_by(seen)
     yield from _overridden(seen)

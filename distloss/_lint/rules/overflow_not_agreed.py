@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import models
 from distloss._lint.libraries.call import word
 from distloss._lint.rules.made import keras_3_optimizers
 from distloss._lint.rules.rule import Hit, Rule, Seen
@@ -25,6 +26,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 _MESSAGE,
                 "distloss.DistributedOptimizer(optimizer), or distloss.prepare(model) "
                 "after compile.",
+                models.of_optimizer(seen.facts, made),
             )
     yield from _by_policy(seen)
 

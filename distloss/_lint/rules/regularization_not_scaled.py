@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import PENALTY
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 
@@ -19,6 +20,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
             "Each replica adds these losses whole, and replicas are added up: "
             "regularisers count N times.",
             "distloss.regularization_share(model.losses).",
+            losses.shared_penalty(term),
         )
 
 

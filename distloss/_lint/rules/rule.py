@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from distloss._audit.checks.causes import CAUSES
 from distloss._formats.record import Severity
 from distloss._lint.facts import Facts
+from distloss._lint.fixes.edits import Mend
 from distloss._lint.updates import Term
 from distloss._lint.values import Place
 
@@ -21,12 +22,14 @@ class Hit:
       severity: how sure it is.
       message: what is wrong, here.
       remedy: what to change, here.
+      mend: edits that do so, if that is possible.
     """
 
     place: Place
     severity: Severity
     message: str
     remedy: str
+    mend: Mend | None = None
 
 
 @dataclass(frozen=True)

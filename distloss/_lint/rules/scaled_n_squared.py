@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import ALL, REPLICAS
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 
@@ -20,6 +21,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
             "This multiplies by the number of replicas what is added up over replicas "
             "besides.",
             "Take this factor out; distloss.mean_share(values) needs none.",
+            losses.share(seen.facts, term),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses, models
 from distloss._lint.quantities import ALL
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 from distloss._lint.updates import Term
@@ -23,14 +24,14 @@ _MEANS = (
 def _check(seen: Seen) -> Iterator[Hit]:
     for term in seen.terms:
         if term.compiled is not None and term.is_local_mean and term.replicas == 0:
-            yield _of_compiled(term, term.compiled)
+            yield _of_compiled(seen, term, term.compiled)
         elif term.scalar.numerator == ALL:
             yield from _of_collective(term)
         elif term.is_local_mean and term.replicas == 0:
-            yield from _of_mean(term)
+            yield from _of_mean(seen, term)
 
 
-def _of_mean(term: Term) -> Iterator[Hit]:
+def _of_mean(seen: Seen, term: Term) -> Iterator[Hit]:
     step = term.scalar.last(*_MEANS)
     if step is None:
         return
@@ -40,16 +41,18 @@ def _of_mean(term: Term) -> Iterator[Hit]:
         "This is the mean of one replica's rows, and the gradients of all replicas "
         "are added up: N times too large on N replicas.",
         "Take a share of the mean over all rows: distloss.mean_share(values).",
+        losses.share(seen.facts, term) or losses.by_all(term),
     )
 
 
-def _of_compiled(term: Term, place: Place) -> Hit:
+def _of_compiled(seen: Seen, term: Term, place: Place) -> Hit:
     return Hit(
         place,
         severity(term),
         "This loss returns a scalar, which Keras 3 does not divide by the number of "
         "replicas: N times too large on N replicas.",
         "Return the loss of each row, and add distloss.prepare(model) after compile.",
+        models.of_scalar_loss(seen.facts, term),
     )
 
 

@@ -1,0 +1,250 @@
+"""How losses are mended: shares instead of means, one division instead of two."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import libcst as cst
+from libcst import matchers
+
+from distloss._lint.facts import Facts
+from distloss._lint.fixes.edits import Edit, Mend
+from distloss._lint.quantities import CONSTANT, REPLICAS, SUM, Scalar, Step
+from distloss._lint.updates import Term
+from distloss._lint.values import Mapping, Opaque, Place
+
+_BY_REPLICAS = ("divided by replicas", "multiplied by replicas")
+_REDUCTIONS = ("mean", "sum", "average loss")
+_HOROVOD = ", replicas=distloss.HorovodReplicas()"
+
+
+def share(facts: Facts, term: Term, *, certain: bool = True) -> Mend | None:
+    """`distloss.mean_share(values)` in the place of a mean and what scales it.
+
+    Args:
+      facts: of the program.
+      term: the loss.
+      certain: whether that is what is meant, where it can be done.
+
+    Returns:
+      The mend, or None where the code is not of that form.
+    """
+    start = term.scalar.last(*_REDUCTIONS)
+    if start is None or not _is_mendable(term):
+        return None
+    values = _reduced(start.place)
+    # compute_average_loss and constants count rows, a share counts elements
+    by_rows = start.kind == "average loss" or term.is_by_constant
+    if values is None or (certain and by_rows and term.scalar.rank != 1):
+        return None
+    steps = [
+        step for step in term.scalar.steps if step.place.source is start.place.source
+    ]
+    outer = _widest(start.place, steps)
+    code = _share_code(term, start.place.source.code(values))
+    if code is None:
+        return None
+    rest = _without_replicas(step for step in steps if not _covers(outer, step.place))
+    if rest is None or len(steps) != len(term.scalar.steps):
+        return None
+    edits = (Edit(outer, code), *rest, *_sums(facts))
+    return Mend(edits, certain and not _is_reported(facts))
+
+
+def _is_mendable(term: Term) -> bool:
+    """Whether a share of the mean over the rows of this step is what is meant."""
+    if not term.scalar.sure or term.compiled is not None or term.accumulated:
+        return False
+    # a mean that is divided by a constant besides is not the mean
+    return not (term.is_local_mean and term.scalar.power(CONSTANT))
+
+
+def _sums(facts: Facts) -> list[Edit]:
+    """Shares add up: where losses of replicas were averaged, they are summed."""
+    edits = []
+    for call in facts.called:
+        value = call.arguments.get("value", 1)
+        is_loss = isinstance(value, Opaque) and "loss" in value.last
+        node, source = call.place.node, call.place.source
+        if call.name == "strategy.reduce" and is_loss and isinstance(node, cst.Call):
+            how = node.args[0].value
+            code = re.sub(r"\bmean\b", "SUM", source.code(how), flags=re.I)
+            if code != source.code(how):
+                edits.append(Edit(Place(source, how), code))
+    return edits
+
+
+def _is_reported(facts: Facts) -> bool:
+    """Whether a metric is given the loss of a replica, which will be a share."""
+    values = [v for c in facts.called if c.name == "metric" for v in c.arguments.all]
+    logs = [one.value for one in facts.returned if one.method == "train_step"]
+    values += [
+        v for one in logs if isinstance(one, Mapping) for v in one.items.values()
+    ]
+    return any(isinstance(v, Scalar) and v.numerator == SUM for v in values)
+
+
+def _share_code(term: Term, values: str) -> str | None:
+    if term.engine != "horovod":
+        return f"distloss.mean_share({values})"
+    code = f"distloss.mean_share({values}{_HOROVOD})"
+    if term.replicas == term.scalar.power(REPLICAS):
+        return code
+    # Horovod averages what it is given, which is N times too small for shares.
+    return f"hvd.size() * {code}" if term.knows_hvd else None
+
+
+def _reduced(place: Place) -> cst.BaseExpression | None:
+    """The only argument of a reduction that is a call."""
+    node = place.node
+    if not isinstance(node, cst.Call) or not node.args or node.args[0].star:
+        return None
+    return node.args[0].value
+
+
+def _widest(place: Place, steps: list[Step]) -> Place:
+    """The expression around a reduction of which all is known."""
+    known = {step.place.node for step in steps}
+    node = place.node
+    around = _expression_around(place)
+    while around is not None and around in known:
+        node = around
+        around = _expression_around(Place(place.source, node))
+    return Place(place.source, node)
+
+
+def _expression_around(place: Place) -> cst.CSTNode | None:
+    found = place.source.parent(place.node)
+    return place.source.parent(found) if isinstance(found, cst.Arg) else found
+
+
+def _covers(outer: Place, inner: Place) -> bool:
+    node: cst.CSTNode | None = inner.node
+    while node is not None and node is not outer.node:
+        node = inner.source.parent(node)
+    return node is outer.node
+
+
+def _without_replicas(steps: Iterable[Step]) -> list[Edit] | None:
+    """Edits that take factors of the number of replicas out; None: it is others."""
+    edits = []
+    for step in steps:
+        if step.kind not in _BY_REPLICAS:
+            return None
+        edit = _without_factor(step)
+        if edit is None:
+            return None
+        edits.append(edit)
+    return edits
+
+
+def _without_factor(step: Step) -> Edit | None:
+    node = step.place.node
+    if not isinstance(node, cst.BinaryOperation):
+        return None
+    if step.kind == "multiplied by replicas" and _is_count(node.left):
+        kept = node.right
+    elif _is_count(node.right):
+        kept = node.left
+    else:
+        return None
+    return Edit(step.place, step.place.source.code(kept))
+
+
+def _is_count(node: cst.BaseExpression) -> bool:
+    """Whether it is the number of replicas and nothing else: a name, or its call."""
+    name = matchers.Name() | matchers.Attribute()
+    return matchers.matches(node, name | matchers.Call(func=name, args=[]))
+
+
+def undivided(term: Term, *, certain: bool = True) -> Mend | None:
+    """The loss without its division by the number of replicas."""
+    step = term.scalar.last("divided by replicas")
+    edits = None if step is None else _without_replicas([step])
+    return Mend(tuple(edits), certain) if edits else None
+
+
+# -- denominators
+
+
+def by_all(term: Term) -> Mend | None:
+    """Weights of all replicas in the place of those of one, and no other division."""
+    if term.engine != "strategy":
+        return None
+    step = term.scalar.last("divided by weight")
+    others = [one for one in term.scalar.steps if one.kind in _BY_REPLICAS]
+    rest = _without_replicas(others)
+    denominator = None if step is None else _denominator(step.place.node)
+    if step is None or rest is None or denominator is None:
+        return None
+    if any(_covers(Place(step.place.source, denominator), one.place) for one in others):
+        return None
+    code = step.place.source.code(denominator)
+    whole = f"distloss.StrategyReplicas().sum({code})"
+    if any(_covers(edit.place, step.place) for edit in rest):
+        return _nested(step, rest, denominator, whole)
+    return Mend((Edit(Place(step.place.source, denominator), whole), *rest))
+
+
+def _nested(
+    step: Step, rest: list[Edit], denominator: cst.CSTNode, whole: str
+) -> Mend | None:
+    """The same where both are in one expression: `total / weight / replicas`."""
+    if len(rest) != 1:
+        return None
+    source, outer = step.place.source, rest[0].place.node
+    if not isinstance(outer, cst.BinaryOperation):
+        return None
+    inner = outer.left.deep_replace(denominator, cst.parse_expression(whole))
+    if not isinstance(inner, cst.BaseExpression):
+        return None
+    return Mend((Edit(rest[0].place, source.tree.code_for_node(inner)),))
+
+
+def _denominator(node: cst.CSTNode) -> cst.BaseExpression | None:
+    """What divides; of `tf.maximum(count, 1)` the count."""
+    if isinstance(node, cst.BinaryOperation):
+        found: cst.BaseExpression = node.right
+    elif isinstance(node, cst.Call) and len(node.args) == 2:
+        found = node.args[1].value
+    else:
+        return None
+    bound = matchers.Call(
+        func=matchers.Attribute(attr=matchers.Name("maximum")),
+        args=[
+            matchers.Arg(),
+            matchers.Arg(value=matchers.Integer() | matchers.Float()),
+        ],
+    )
+    if isinstance(found, cst.Call) and matchers.matches(found, bound):
+        return found.args[0].value
+    return found if not isinstance(found, cst.BinaryOperation) else None
+
+
+# -- terms that are the same on every replica, and loss objects
+
+
+def shared_penalty(term: Term) -> Mend | None:
+    """`distloss.regularization_share(model.losses)` in the place of their sum."""
+    step = term.scalar.last("penalty sum")
+    values = None if step is None else _reduced(step.place)
+    if step is None or values is None:
+        return None
+    replicas = _HOROVOD if term.engine == "horovod" else ""
+    losses = step.place.source.code(values)
+    code = f"distloss.regularization_share({losses}{replicas})"
+    return Mend((Edit(step.place, code),), certain=term.sure)
+
+
+def distributed_loss(term: Term) -> Mend | None:
+    """`distloss.DistributedLoss(loss)` around a loss object where it is made."""
+    step = term.scalar.last("keras loss", "weighted keras loss")
+    others = [one for one in term.scalar.steps if one is not step]
+    rest = _without_replicas(others)
+    if step is None or step.origin is None or rest is None:
+        return None
+    if term.engine != "strategy":
+        return None
+    code = step.origin.source.code(step.origin.node)
+    return Mend((Edit(step.origin, f"distloss.DistributedLoss({code})"), *rest))
