@@ -4,9 +4,9 @@ Each entry of `examples/zoo` is linted twice, `wrong` and `mended`; what is foun
 `wrong` is mended in a copy, and the copy is audited, one at a time. The table goes into
 the README of the zoo.
 
-    scripts/lint_table                     # audits every mended copy: a quarter of an hour
-    scripts/lint_table --reports FOLDER    # keeps reports, and uses kept ones
-    scripts/lint_table --no-audit          # seconds; the table is only printed
+    scripts/lint_table                   # audits mended copies: a quarter of an hour
+    scripts/lint_table --reports FOLDER  # keeps reports, and uses kept ones
+    scripts/lint_table --no-audit        # seconds; the table is only printed
 """
 
 import argparse

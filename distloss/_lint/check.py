@@ -39,6 +39,9 @@ def check_file(target: Target) -> Checked:
         return check_text(target, decoded(data))
     except SourceError as error:
         return [], [Problem(str(error), str(target.path), error.line)]
+    except Exception as error:  # the other files are linted all the same
+        told = f"distloss itself failed here, please report it: {error!r}"
+        return [], [Problem(told, str(target.path))]
 
 
 def check_text(target: Target, text: str) -> Checked:

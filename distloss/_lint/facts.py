@@ -15,7 +15,7 @@ class Where:
       engine: who adds up gradients: `"strategy"`, `"horovod"`, or "" for nobody.
       replica: whether this code runs on each replica.
       sure: whether there may be several replicas, or it cannot be seen.
-      unseen: whether nobody in the program calls this.
+      unseen: whether nobody in the program calls what is executed.
     """
 
     engine: str = ""
@@ -156,7 +156,6 @@ class Facts:
       batched: data sets.
       made: classes of the program of which there are objects.
       horovod: whether the program uses Horovod.
-      script: whether it runs by itself, and is not part of another.
     """
 
     applied: list[Applied] = field(default_factory=list)
@@ -167,4 +166,3 @@ class Facts:
     batched: list[Batched] = field(default_factory=list)
     made: list[Class] = field(default_factory=list)
     horovod: bool = False
-    script: bool = False

@@ -31,7 +31,7 @@ _HOROVOD = re.compile(r"^\s*(import|from)\s+horovod\b|\bhvd\.", re.M)
 _OURS = re.compile(r"\bdistloss\b")
 _ONE_DEVICE = Where()
 _PROCESSES = Where("horovod", replica=True, sure=True)
-_SCOPE = Where("strategy", replica=False, sure=True)
+_SCOPE = Where("strategy", replica=False, sure=True, unseen=True)
 
 
 def facts_of(
@@ -59,13 +59,13 @@ def facts_of(
         with machine.at(base):
             statements.run(machine, source.tree, scope)
         _run_roots(machine, scope, base, build)
-    except OutOfSteps:
+    except (OutOfSteps, RecursionError):
         pass  # what was seen is true all the same
     return machine.facts
 
 
 def _run_roots(machine: Machine, scope: Scope, base: Where, build: str | None) -> None:
-    audited = _PROCESSES if machine.facts.horovod else _SCOPE
+    audited = replace(_PROCESSES, unseen=True) if machine.facts.horovod else _SCOPE
     if build is not None:
         function = scope.get(build)
         if isinstance(function, Function):
@@ -156,7 +156,7 @@ def _run_build(machine: Machine, function: Function, where: Where) -> None:
     trainee = _trainee(result.items[0])
     if trainee is None:
         return
-    replica = Where(where.engine, replica=True, sure=True)
+    replica = replace(where, replica=True)
     step = trainee.kind.member("train_step")
     assert isinstance(step, Function)  # noqa: S101  # a trainee has one
     with machine.at(replica):

@@ -28,6 +28,8 @@ CONSTANT = "a constant"
 NOMINAL = "a constant number of rows times the replicas"
 REPLICAS = "number of replicas"
 
+_LARGE = 1e15
+
 Powers = tuple[tuple[str, int], ...]
 
 
@@ -230,9 +232,12 @@ def merged(one: Rows, other: Rows) -> Rows:
 
 
 def _number(compute: Callable[..., float], one: Const, other: Const) -> Value:
+    numbers = (one.value, other.value)
+    if not all(isinstance(n, (int, float)) and abs(n) < _LARGE for n in numbers):
+        return UNKNOWN  # a text times a number may be larger than memory
     try:
-        return Const(compute(one.value, other.value), one.name or other.name)
-    except (TypeError, ValueError, ArithmeticError, MemoryError):
+        return Const(compute(*numbers), one.name or other.name)
+    except ArithmeticError:
         return UNKNOWN
 
 

@@ -94,4 +94,4 @@ def _collected(checked: list[Checked], settings: Settings) -> Linted:
     if not settings.hints:
         wanted = [finding for finding in wanted if finding.severity != "hint"]
     problems = tuple(problem for _, found in checked for problem in found)
-    return Linted(tuple(sorted(wanted)), problems, len(checked))
+    return Linted(tuple(sorted(wanted)), problems, len(checked) - len(problems))

@@ -64,10 +64,14 @@ def _call(machine: Machine, node: cst.Call, scope: Scope) -> Value:
     callee = machine.value(node.func, scope)
     if isinstance(callee, Opaque) and callee.name == "super":
         return members.parent(scope)
-    if isinstance(callee, Opaque) and callee.name == "zip" and node.args[0].star:
+    if isinstance(callee, Opaque) and callee.name == "zip" and _is_starred(node):
         return collections.unzipped(machine.value(node.args[0].value, scope))
     arguments = arguments_of(machine, node, scope)
     return machine.call(callee, arguments, Place(scope.source, node))
+
+
+def _is_starred(node: cst.Call) -> bool:
+    return bool(node.args) and node.args[0].star == "*"
 
 
 def arguments_of(machine: Machine, node: cst.Call, scope: Scope) -> Arguments:

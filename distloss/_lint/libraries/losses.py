@@ -95,6 +95,8 @@ def average_loss(call: Call) -> Value:
     if isinstance(call.get("sample_weight", 1), Rows):
         values = replace(values, weighted=True)
     total = summed(values, Step("average loss", call.place))
+    if isinstance(call.get("sample_weight", 1), Const):
+        return total.times(GLOBAL, -1)  # meant as the batch size, see that rule
     if not call.gives("global_batch_size", 2):
         guessed = total.times(LOCAL, -1, Step("guessed batch size", call.place))
         return guessed.times(REPLICAS, -1)

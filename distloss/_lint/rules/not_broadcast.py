@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distloss._lint.facts import Facts
+from distloss._lint.facts import Called, Facts
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
 _WORDS = ("broadcast", "elastic")
@@ -16,12 +16,17 @@ def trains(facts: Facts) -> bool:
     return bool(updates or facts.compiled) and facts.horovod
 
 
+def is_start(call: Called) -> bool:
+    """Whether a script starts Horovod here."""
+    return call.name in ("hvd.init", "hvd.keras.init") and not call.where.unseen
+
+
 def _check(seen: Seen) -> Iterator[Hit]:
     calls = seen.facts.called
     if any(word in call.name.lower() for word in _WORDS for call in calls):
         return
     for call in calls:
-        if call.name == "hvd.init" and trains(seen.facts) and seen.facts.script:
+        if is_start(call) and trains(seen.facts):
             yield Hit(
                 call.place,
                 "hint",

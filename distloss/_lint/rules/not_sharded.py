@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distloss._lint.rules.not_broadcast import trains
+from distloss._lint.rules.not_broadcast import is_start, trains
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
 
@@ -13,7 +13,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
     if any(call.name.endswith(("hvd.rank", "keras.rank", ".shard")) for call in calls):
         return
     for call in calls:
-        if call.name == "hvd.init" and trains(seen.facts) and seen.facts.script:
+        if is_start(call) and trains(seen.facts):
             yield Hit(
                 call.place,
                 "hint",
