@@ -10,7 +10,7 @@ from libcst import matchers
 
 from distloss._lint.facts import Facts
 from distloss._lint.fixes.edits import Edit, Mend
-from distloss._lint.quantities import CONSTANT, REPLICAS, SUM, Scalar, Step
+from distloss._lint.quantities import CONSTANT, REPLICAS, SUM, WEIGHT, Scalar, Step
 from distloss._lint.updates import Term
 from distloss._lint.values import Mapping, Opaque, Place
 
@@ -56,8 +56,9 @@ def _is_mendable(term: Term) -> bool:
     """Whether a share of the mean over the rows of this step is what is meant."""
     if not term.scalar.sure or term.compiled is not None or term.accumulated:
         return False
-    # a mean that is divided by a constant besides is not the mean
-    return not (term.is_local_mean and term.scalar.power(CONSTANT))
+    # What is divided by weights, or by a constant besides, is not the mean of rows.
+    others = term.scalar.power(WEIGHT) or term.scalar.power(CONSTANT)
+    return not (term.is_local_mean and others)
 
 
 def _sums(facts: Facts) -> list[Edit]:

@@ -12,6 +12,10 @@ from distloss._lint.names import canonical
 from distloss._lint.values import UNKNOWN, Imported, Module, Ref, Value
 
 
+# what we know by address, also where its own source is beside the file
+_KNOWN = frozenset({"distloss", "tensorflow", "keras", "tf_keras", "horovod"})
+
+
 def import_module(alias: cst.ImportAlias, scope: Scope) -> None:
     """`import a.b as c`."""
     name = get_full_name_for_node(alias.name) or ""
@@ -48,7 +52,8 @@ def _imported(module: str, name: str, level: int, scope: Scope) -> Value:
 
 
 def _module(name: str, level: int, scope: Scope) -> Value:
-    path = _path_of(name, level, scope.source.path)
+    is_known = not level and name.partition(".")[0] in _KNOWN
+    path = None if is_known else _path_of(name, level, scope.source.path)
     if path is not None:
         return Module(path)
     return Ref(canonical(name)) if not level else UNKNOWN

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from distloss._lint.facts import Compiled
 from distloss._lint.fixes import losses, models
 from distloss._lint.fixes.edits import Mend
 from distloss._lint.libraries.models import is_sum
 from distloss._lint.quantities import PENALTY, REPLICAS
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 from distloss._lint.updates import Term, is_prepared
+from distloss._lint.values import Value
 
 _OF_ONE = re.compile(r"per_replica|per_worker|per_gpu|per_core|local|micro", re.I)
 
@@ -24,7 +24,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
             yield from _averaged(term)
     for model in seen.facts.compiled:
         if model.where.engine == "strategy" and not is_prepared(model.model):
-            yield from _added(model)
+            yield from _added(model.model)
 
 
 def _is_divided_twice(term: Term) -> bool:
@@ -88,16 +88,15 @@ def _averaged(term: Term) -> Iterator[Hit]:
         )
 
 
-def _added(model: Compiled) -> Iterator[Hit]:
-    for one in getattr(model.model, "state", {}).get("added", ()):
+def _added(model: Value) -> Iterator[Hit]:
+    for one in getattr(model, "state", {}).get("added", ()):
         if is_sum(one.value):
             yield Hit(
                 one.place,
                 "error" if one.where.sure else "warning",
                 "A layer adds a sum over its rows, which Keras divides by the number "
                 "of replicas: N times too small.",
-                "Add distloss.prepare(model) after compile, which knows sums by rows.",
-                models.prepared(model),
+                "Add a mean over rows, or the sum times the number of replicas.",
             )
 
 
