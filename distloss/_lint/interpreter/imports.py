@@ -11,7 +11,6 @@ from distloss._lint.interpreter.scope import Scope
 from distloss._lint.names import canonical
 from distloss._lint.values import UNKNOWN, Imported, Module, Ref, Value
 
-
 # what we know by address, also where its own source is beside the file
 _KNOWN = frozenset({"distloss", "tensorflow", "keras", "tf_keras", "horovod"})
 
