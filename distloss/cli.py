@@ -157,7 +157,7 @@ def _audited(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
         if arguments.fix:
-            report = _mended(arguments.build, audit_of)
+            report = _mended(arguments, audit_of)
         else:
             report = audit_of(arguments.build)
     if not _is_delivered(report, arguments.format, arguments.output):
@@ -165,19 +165,23 @@ def _audited(arguments: argparse.Namespace) -> int:
     return AGREES if report.agrees else DIFFERS
 
 
-def _mended(address: str, audit: Callable[[str], Report]) -> Report:
+def _mended(arguments: argparse.Namespace, audit: Callable[[str], Report]) -> Report:
     """Mends the file where the audit agrees with that; the report of what it is now."""
     command.check_installed()
     from distloss._lint.verify import verified_fix
 
-    done = verified_fix(address, audit)
-    output.show(done.difference)
+    done = verified_fix(arguments.build, audit)
+    if arguments.format == "text" and arguments.output is None:
+        output.show(done.difference)
+    else:  # stdout is for the report
+        for line in done.difference.splitlines():
+            output.say(line)
     for when, report in (("before", done.before), ("after", done.after)):
         if report is not None:
             causes = ", ".join(dict.fromkeys(f.cause for f in report.findings))
             output.say(f"{when}: {causes or 'agrees'}")
     if not done.before.agrees:
-        output.say(f"{address}: {'mended' if done.written else 'left as it was'}")
+        output.say(f"{arguments.build}: {'mended' if done.written else 'unchanged'}")
     return done.last
 
 

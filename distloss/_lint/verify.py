@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import secrets
 from collections.abc import Callable, Iterator
@@ -86,7 +87,8 @@ def _tried(target: Target, text: str, before: Report, audit: Audit) -> Verified:
             continue
         told = difference(text, after, str(target.path))
         with _copy(target, after) as address:
-            tried = Verified(before, audit(address), told)
+            report = dataclasses.replace(audit(address), target=str(target))
+            tried = Verified(before, report, told)
         if tried.after is not None and tried.after.agrees:
             output.write(after, target.path)
             return Verified(before, tried.after, told, written=True)
