@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distloss._lint.libraries.call import is_true
 from distloss._lint.quantities import CONSTANT
 from distloss._lint.rules.made import horovod_optimizers
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
-from distloss._lint.values import UNKNOWN, Const
+from distloss._lint.values import Const
 
 MEANS = ("mean share", "mean", "keras loss", "distributed loss")
 
@@ -33,9 +32,9 @@ def _check(seen: Seen) -> Iterator[Hit]:
 def _by_horovod(seen: Seen) -> Iterator[Hit]:
     for call in horovod_optimizers(seen.facts):
         passes = call.arguments.keywords.get("backward_passes_per_step")
-        averages = call.arguments.keywords.get("average_aggregated_gradients", UNKNOWN)
+        averages = call.arguments.keywords.get("average_aggregated_gradients")
         is_one = isinstance(passes, Const) and passes.value == 1
-        if passes is None or is_one or is_true(averages):
+        if passes is None or is_one or averages not in (None, Const(False)):
             continue
         yield Hit(
             call.arguments.places.get("backward_passes_per_step", call.place),
