@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 
 import libcst as cst
-from libcst import matchers
 
 from distloss._lint.facts import Facts
 from distloss._lint.fixes.edits import Edit, Mend
@@ -155,8 +154,9 @@ def _without_factor(step: Step) -> Edit | None:
 
 def _is_count(node: cst.BaseExpression) -> bool:
     """Whether it is the number of replicas and nothing else: a name, or its call."""
-    name = matchers.Name() | matchers.Attribute()
-    return matchers.matches(node, name | matchers.Call(func=name, args=[]))
+    is_call = isinstance(node, cst.Call) and not node.args
+    name = node.func if isinstance(node, cst.Call) and is_call else node
+    return isinstance(name, (cst.Name, cst.Attribute))
 
 
 def undivided(term: Term, *, certain: bool = True) -> Mend | None:
@@ -211,16 +211,17 @@ def _denominator(node: cst.CSTNode) -> cst.BaseExpression | None:
         found = node.args[1].value
     else:
         return None
-    bound = matchers.Call(
-        func=matchers.Attribute(attr=matchers.Name("maximum")),
-        args=[
-            matchers.Arg(),
-            matchers.Arg(value=matchers.Integer() | matchers.Float()),
-        ],
-    )
-    if isinstance(found, cst.Call) and matchers.matches(found, bound):
+    if isinstance(found, cst.Call) and _is_bound(found):
         return found.args[0].value
     return found if not isinstance(found, cst.BinaryOperation) else None
+
+
+def _is_bound(node: cst.Call) -> bool:
+    """Whether it is `tf.maximum(count, 1)`."""
+    name = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
+    if name != "maximum" or len(node.args) != 2:
+        return False
+    return isinstance(node.args[1].value, (cst.Integer, cst.Float))
 
 
 # -- terms that are the same on every replica, and loss objects

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import libcst as cst
-from libcst import matchers
 
 from distloss._lint.facts import Called, Compiled, Facts
 from distloss._lint.fixes.edits import Edit, Mend
@@ -41,13 +40,12 @@ def _prepare(model: Compiled) -> Edit | None:
     call, source = model.place.node, model.place.source
     statement = source.parent(call)
     line = None if statement is None else source.parent(statement)
-    is_method = matchers.matches(call, matchers.Call(func=matchers.Attribute()))
-    if not is_method or not isinstance(line, cst.SimpleStatementLine):
+    if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
         return None
-    if not isinstance(statement, cst.Expr) or len(line.body) != 1:
+    if not isinstance(statement, cst.Expr):
         return None
-    assert isinstance(call, cst.Call)  # noqa: S101  # it matched
-    assert isinstance(call.func, cst.Attribute)  # noqa: S101
+    if not isinstance(line, cst.SimpleStatementLine) or len(line.body) != 1:
+        return None
     replicas = _HOROVOD if model.where.engine == "horovod" else ""
     name = source.code(call.func.value)
     code = f"distloss.prepare({name}{replicas})"

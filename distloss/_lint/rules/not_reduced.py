@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import libcst as cst
-from libcst import matchers
 
 from distloss._lint.fixes import models
 from distloss._lint.libraries.optimizers import KERAS_3, is_of_keras_3
@@ -67,11 +66,11 @@ def _overridden(seen: Seen) -> Iterator[Hit]:
 
 
 def _returns_its_argument(node: cst.FunctionDef | cst.Lambda) -> bool:
-    names = [one.name for one in node.params.params[1:]]
-    returns = [matchers.Return(matchers.Name(name.value)) for name in names]
-    line = matchers.SimpleStatementLine([matchers.OneOf(*returns)] if returns else [])
-    block = matchers.IndentedBlock([line])
-    return bool(names) and matchers.matches(node, matchers.FunctionDef(body=block))
+    names = {one.name.value for one in node.params.params[1:]}
+    last = node.body.body[-1] if isinstance(node.body, cst.IndentedBlock) else None
+    line = last.body[-1] if isinstance(last, cst.SimpleStatementLine) else None
+    value = line.value if isinstance(line, cst.Return) else None
+    return isinstance(value, cst.Name) and value.value in names
 
 
 RULE = Rule("not-reduced", _check)
