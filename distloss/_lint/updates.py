@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distloss._lint.facts import Applied, Compiled, Facts, Returned
 from distloss._lint.quantities import (
@@ -99,7 +99,8 @@ def _of_update(update: Applied) -> Iterator[Term]:
     added = _exponent(update)
     if added is None:
         return
-    for one in terms_of(update.gradient.loss):
+    for loss in terms_of(update.gradient.loss):
+        one = replace(loss, of_model=True)  # or it had no gradient
         yield Term(
             one,
             _power(one) + added,

@@ -114,6 +114,7 @@ def combined(operator: type, one: Value, other: Value, place: Place) -> Value:
     """What an operator makes of two values."""
     if isinstance(one, Items) and isinstance(other, Items):
         return Items(one.items + other.items) if "Add" in operator.__name__ else UNKNOWN
+    one, other = _as_rows(one, other), _as_rows(other, one)
     compute = _ARITHMETIC.get(operator)
     if compute is None:
         return _elementwise(one, other)
@@ -122,6 +123,12 @@ def combined(operator: type, one: Value, other: Value, place: Place) -> Value:
     if isinstance(other, Gradient) and compute is product:
         return _gradient(compute, other, one, place)
     return compute(one, other, place)
+
+
+def _as_rows(value: Value, beside: Value) -> Value:
+    """A variable beside rows makes what is trained of them."""
+    is_variable = isinstance(value, Made) and value.name.endswith(".Variable")
+    return Rows(of_model=True) if is_variable and isinstance(beside, Rows) else value
 
 
 def _gradient(

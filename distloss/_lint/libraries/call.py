@@ -13,6 +13,7 @@ from distloss._lint.values import (
     Const,
     Every,
     Items,
+    Made,
     Mapping,
     Place,
     Ref,
@@ -71,7 +72,14 @@ def rows_among(values: tuple[Value, ...]) -> list[Rows]:
             found += rows_among(tuple(value.items.values()))
         elif isinstance(value, Every):
             found += rows_among((value.item,))
+    if found and any(is_variable(value) for value in values):
+        found.append(Rows(of_model=True))
     return found
+
+
+def is_variable(value: Value) -> bool:
+    """Whether it is a variable that the program made by hand."""
+    return isinstance(value, Made) and value.name.endswith(".Variable")
 
 
 def has_scalars(values: tuple[Value, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 
 from distloss._lint.facts import Where
@@ -22,8 +23,10 @@ from distloss._lint.quantities import (
     product,
     summed,
 )
-from distloss._lint.values import UNKNOWN, Const, Every, Made, Value
+from distloss._lint.values import UNKNOWN, Const, Every, Made, Opaque, Ref, Value
 
+# what the rows of one replica are called
+OF_ONE = re.compile(r"per_(replica|worker|gpu|core|device)|local|micro", re.I)
 CLASSES = ("keras.losses.", "tf_keras.losses.")
 _KEEP_RANK = ("binary_focal", "sigmoid_cross_entropy")
 
@@ -108,6 +111,10 @@ def _by_batch_size(total: Scalar, size: Value, call: Call) -> Value:
         return total.times(
             CONSTANT, -1, Step("divided by constant", call.place, size.name)
         )
+    name = size.name if isinstance(size, (Opaque, Ref)) else ""
+    if OF_ONE.search(name.rpartition(".")[2]):
+        step = Step("local batch size", call.place)
+        return replace(total.times(LOCAL, -1, step), sure=False)
     if not isinstance(size, Scalar):  # the caller knows the rows of the batch
         return total.times(GLOBAL, -1)
     divided = total

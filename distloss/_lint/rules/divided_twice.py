@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from distloss._lint.fixes import losses, models
 from distloss._lint.fixes.edits import Mend
+from distloss._lint.libraries.losses import OF_ONE
 from distloss._lint.libraries.models import is_sum
 from distloss._lint.quantities import PENALTY, REPLICAS
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 from distloss._lint.updates import Term, is_prepared
 from distloss._lint.values import Value
-
-_OF_ONE = re.compile(r"per_replica|per_worker|per_gpu|per_core|local|micro", re.I)
 
 
 def _check(seen: Seen) -> Iterator[Hit]:
@@ -40,7 +38,7 @@ def _is_divided_twice(term: Term) -> bool:
 def _is_of_one(term: Term) -> bool:
     """Whether the constant is called the rows of one replica."""
     step = term.scalar.last("divided by constant")
-    return step is not None and _OF_ONE.search(step.name) is not None
+    return step is not None and OF_ONE.search(step.name) is not None
 
 
 def _is_averaged_sum(term: Term) -> bool:
