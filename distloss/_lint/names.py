@@ -6,6 +6,12 @@ import functools
 
 # the beginning of an address -> what it is called here; the first that fits
 _PREFIXES = (
+    # TensorFlow in a program that asks for the Keras before Keras 3
+    ("legacy_tensorflow.keras.", "tf_keras."),
+    ("legacy_tensorflow.losses.", "tf_keras.losses."),
+    ("legacy_tensorflow.metrics.", "tf_keras.metrics."),
+    ("legacy_tensorflow.optimizers.", "tf_keras.optimizers."),
+    ("legacy_tensorflow.", "tensorflow."),
     ("tensorflow.compat.v2.", "tensorflow."),
     ("tensorflow.python.keras.", "tf_keras."),
     ("tensorflow.keras.", "keras."),
@@ -26,6 +32,10 @@ _PREFIXES = (
     ("horovod.tensorflow.", "hvd."),
 )
 _SAME = {
+    "legacy_tensorflow.keras": "tf_keras",
+    "legacy_tensorflow.losses": "tf_keras.losses",
+    "legacy_tensorflow.metrics": "tf_keras.metrics",
+    "legacy_tensorflow.optimizers": "tf_keras.optimizers",
     "keras.mixed_precision.LossScaleOptimizer": "keras.optimizers.LossScaleOptimizer",
     "keras.dtype_policies.set_global_policy": "keras.mixed_precision.set_global_policy",
     "keras.config.set_dtype_policy": "keras.mixed_precision.set_global_policy",
@@ -43,11 +53,11 @@ def canonical(name: str) -> str:
       >>> canonical("tensorflow.keras.backend.mean")
       'keras.ops.mean'
     """
+    if name in _SAME:
+        return _SAME[name]
     for start, instead in _PREFIXES:
-        if name.startswith(start) and name != instead:
-            shorter = instead + name[len(start) :]
-            if start == "keras.metrics." and name[len(start) :][:1].isupper():
-                continue
-            if shorter != name:
-                return canonical(shorter)
-    return _SAME.get(name, name)
+        rest = name.removeprefix(start)
+        is_class = start == "keras.metrics." and rest[:1].isupper()
+        if rest != name and not is_class:
+            return canonical(instead + rest)
+    return name

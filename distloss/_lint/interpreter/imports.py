@@ -47,7 +47,7 @@ def _imported(module: str, name: str, level: int, scope: Scope) -> Value:
     submodule = inner if isinstance(inner, Module) else None
     if isinstance(found, Module):
         return Imported(found, name, submodule)
-    return submodule or (UNKNOWN if level else Ref(canonical(whole)))
+    return submodule or (UNKNOWN if level else _address(whole, scope))
 
 
 def _module(name: str, level: int, scope: Scope) -> Value:
@@ -55,7 +55,14 @@ def _module(name: str, level: int, scope: Scope) -> Value:
     path = None if is_known else _path_of(name, level, scope.source.path)
     if path is not None:
         return Module(path)
-    return Ref(canonical(name)) if not level else UNKNOWN
+    return _address(name, scope) if not level else UNKNOWN
+
+
+def _address(name: str, scope: Scope) -> Ref:
+    first, dot, rest = name.partition(".")
+    if first == "tensorflow" and "TF_USE_LEGACY_KERAS" in scope.source.text:
+        first = f"legacy_{first}"
+    return Ref(canonical(first + dot + rest))
 
 
 def _path_of(name: str, level: int, importer: pathlib.Path) -> pathlib.Path | None:
