@@ -117,6 +117,7 @@ class Called:
       result: what it returned.
       place: of the call.
       where: in the program.
+      of: where the object was made that is called.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Called:
     result: Value
     place: Place
     where: Where
+    of: Place | None = None
 
 
 @dataclass(frozen=True)

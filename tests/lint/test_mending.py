@@ -130,6 +130,45 @@ def test_what_is_not_certain_stays(loss):
     assert changes(text) == []
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "tf.reduce_mean(values, axis=0)",  # several means, perhaps
+        "tf.reduce_mean(axis=None, input_tensor=values)",
+        "tf.nn.compute_average_loss(values, sample_weight=x[0])",
+    ],
+)
+def test_what_has_other_arguments_stays(loss):
+    assert changes(loop(loss)) == []
+
+
+def test_other_averages_stay():
+    text = loop("tf.reduce_mean(values)") + OTHER
+    after = mended(TARGET, text)
+    assert "distloss.mean_share(values)" in after
+    assert after.endswith(OTHER)
+    unknown = text + "print(strategy.reduce('MEAN', what_is_it, axis=None))\n"
+    assert changes(unknown) == []
+
+
+OTHER = """
+accuracies = strategy.run(lambda x: tf.reduce_mean(model(x)), args=(tf.ones([1, 3]),))
+print(strategy.reduce("MEAN", accuracies, axis=None))
+"""
+
+
+def test_a_loss_object_is_wrapped_where_it_is_made_for_one_place():
+    made = "keras.losses.MeanSquaredError()"
+    text = loop("mse(y, model(x))").replace(
+        "optimizer =", f"mse = {made}\n    optimizer ="
+    )
+    assert changes(text)[1:] == [
+        f"-mse = {made}",
+        f"+mse = distloss.DistributedLoss({made})",
+    ]
+    assert changes(text + "strategy.run(mse, args=(x, y))\n") == []
+
+
 def test_a_metric_that_shows_the_loss_would_show_a_share():
     text = loop("tf.reduce_mean(values)")
     metric = "    return loss\n"

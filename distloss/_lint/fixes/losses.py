@@ -9,12 +9,22 @@ import libcst as cst
 
 from distloss._lint.facts import Facts
 from distloss._lint.fixes.edits import Edit, Mend
-from distloss._lint.quantities import CONSTANT, REPLICAS, SUM, WEIGHT, Scalar, Step
+from distloss._lint.libraries.distribution import PER_REPLICA
+from distloss._lint.quantities import (
+    CONSTANT,
+    REPLICAS,
+    SUM,
+    WEIGHT,
+    Scalar,
+    Step,
+    terms_of,
+)
 from distloss._lint.updates import Term
-from distloss._lint.values import Mapping, Opaque, Place
+from distloss._lint.values import Made, Mapping, Place, Value
 
 _BY_REPLICAS = ("divided by replicas", "multiplied by replicas")
 _REDUCTIONS = ("mean", "sum", "average loss")
+_VALUES = ("input_tensor", "x", "a", "inputs", "per_example_loss", "losses")
 _HOROVOD = ", replicas=distloss.HorovodReplicas()"
 
 
@@ -32,7 +42,7 @@ def share(facts: Facts, term: Term, *, certain: bool = True) -> Mend | None:
     start = term.scalar.last(*_REDUCTIONS)
     if start is None or not _is_mendable(term):
         return None
-    values = _reduced(start.place)
+    values = _reduced(start.place) if _is_plain(start, term) else None
     # compute_average_loss and constants count rows, a share counts elements
     by_rows = start.kind == "average loss" or term.is_by_constant
     if values is None or (certain and by_rows and term.scalar.rank != 1):
@@ -47,8 +57,17 @@ def share(facts: Facts, term: Term, *, certain: bool = True) -> Mend | None:
     rest = _without_replicas(step for step in steps if not _covers(outer, step.place))
     if rest is None or len(steps) != len(term.scalar.steps):
         return None
-    edits = (Edit(outer, code), *rest, *_sums(facts))
-    return Mend(edits, certain and not _is_reported(facts))
+    sums, known = _sums(facts, start)
+    certain = certain and known and not _is_reported(facts)
+    return Mend((Edit(outer, code), *rest, *sums), certain)
+
+
+def _is_plain(start: Step, term: Term) -> bool:
+    """Whether the first argument of a reduction says all that matters."""
+    if start.kind == "average loss":
+        return not term.scalar.weighted
+    node = start.place.node  # with an axis it may return several means
+    return isinstance(node, cst.Call) and len(node.args) == 1
 
 
 def _is_mendable(term: Term) -> bool:
@@ -60,19 +79,33 @@ def _is_mendable(term: Term) -> bool:
     return not (term.is_local_mean and others)
 
 
-def _sums(facts: Facts) -> list[Edit]:
-    """Shares add up: where losses of replicas were averaged, they are summed."""
-    edits = []
+def _sums(facts: Facts, start: Step) -> tuple[list[Edit], bool]:
+    """Shares add up: where the losses of replicas were averaged, they are summed.
+
+    Returns:
+      The edits, and whether it is known of all averages what they are of.
+    """
+    edits, known = [], True
     for call in facts.called:
-        value = call.arguments.get("value", 1)
-        is_loss = isinstance(value, Opaque) and "loss" in value.last
         node, source = call.place.node, call.place.source
-        if call.name == "strategy.reduce" and is_loss and isinstance(node, cst.Call):
-            how = node.args[0].value
-            code = re.sub(r"\bmean\b", "SUM", source.code(how), flags=re.I)
-            if code != source.code(how):
+        if call.name != "strategy.reduce" or not isinstance(node, cst.Call):
+            continue
+        how = node.args[0].value
+        code = re.sub(r"\bmean\b", "SUM", source.code(how), flags=re.I)
+        value = call.arguments.get("value", 1)
+        if code == source.code(how):
+            continue
+        if isinstance(value, Made) and value.name == PER_REPLICA:
+            if _comes_from(start, value.state["value"]):
                 edits.append(Edit(Place(source, how), code))
-    return edits
+        else:
+            known = False
+    return edits, known
+
+
+def _comes_from(start: Step, value: Value) -> bool:
+    steps = [step for term in terms_of(value) for step in term.steps]
+    return any(step.place == start.place for step in steps)
 
 
 def _is_reported(facts: Facts) -> bool:
@@ -96,9 +129,12 @@ def _share_code(term: Term, values: str) -> str | None:
 
 
 def _reduced(place: Place) -> cst.BaseExpression | None:
-    """The only argument of a reduction that is a call."""
+    """What a call reduces, if it is the first argument."""
     node = place.node
     if not isinstance(node, cst.Call) or not node.args or node.args[0].star:
+        return None
+    keyword = node.args[0].keyword
+    if keyword is not None and keyword.value not in _VALUES:
         return None
     return node.args[0].value
 
@@ -239,7 +275,7 @@ def shared_penalty(term: Term) -> Mend | None:
     return Mend((Edit(step.place, code),), certain=term.sure)
 
 
-def distributed_loss(term: Term) -> Mend | None:
+def distributed_loss(facts: Facts, term: Term) -> Mend | None:
     """`distloss.DistributedLoss(loss)` around a loss object where it is made."""
     step = term.scalar.last("keras loss", "weighted keras loss")
     others = [one for one in term.scalar.steps if one is not step]
@@ -249,4 +285,11 @@ def distributed_loss(term: Term) -> Mend | None:
     if term.engine != "strategy":
         return None
     code = step.origin.source.code(step.origin.node)
-    return Mend((Edit(step.origin, f"distloss.DistributedLoss({code})"), *rest))
+    edit = Edit(step.origin, f"distloss.DistributedLoss({code})")
+    return Mend((edit, *rest), certain=_is_called_once(facts, step))
+
+
+def _is_called_once(facts: Facts, step: Step) -> bool:
+    """Whether no other place would see the loss change."""
+    places = {c.place for c in facts.called if c.name == "loss" and c.of == step.origin}
+    return len(places) == 1

@@ -98,7 +98,8 @@ def entered(value: Value, where: Where) -> Where:
 
 
 def _remembered(call: Call, result: Value, name: str) -> Value:
-    fact = Called(name, call.arguments, result, call.place, call.machine.where)
+    of = call.receiver.place if isinstance(call.receiver, Made) else None
+    fact = Called(name, call.arguments, result, call.place, call.machine.where, of)
     call.machine.facts.called.append(fact)
     return result
 
@@ -153,7 +154,7 @@ def _of_name(
 
 def _of_made(call: Call) -> Value:
     if losses.is_loss(call.name):
-        return losses.of_object(call)
+        return _remembered(call, losses.of_object(call), "loss")
     if call.name.startswith("distloss.") and "Loss" in call.name:
         return losses.shared_loss(call)
     if call.name.startswith(("keras.", "tf_keras.")):

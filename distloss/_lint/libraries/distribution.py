@@ -32,6 +32,7 @@ from distloss._lint.values import (
     Value,
 )
 
+PER_REPLICA = "tf.distribute.DistributedValues"  # what `strategy.run` returns
 _START = "tensorflow.distribute."
 _SEVERAL = (
     "MirroredStrategy",
@@ -90,8 +91,8 @@ def _run(call: Call) -> Value:
     keywords = kwargs.items if isinstance(kwargs, Mapping) else {}
     arguments = Arguments(positional, keywords, call.place)
     with call.machine.at(where_of(call.receiver, call.machine.where, replica=True)):
-        call.machine.call(function, arguments, call.place)
-    return UNKNOWN
+        value = call.machine.call(function, arguments, call.place)
+    return Made(PER_REPLICA, call.arguments, call.place, {"value": value})
 
 
 def _rows_for(function: Function) -> tuple[Value, ...]:

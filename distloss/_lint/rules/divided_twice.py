@@ -69,7 +69,9 @@ def _mend(seen: Seen, term: Term) -> Mend | None:
     if term.compiled is not None:
         return models.without_factor(seen.facts, term, losses.undivided(term))
     if term.is_local_mean:
-        return losses.share(seen.facts, term) or losses.distributed_loss(term)
+        return losses.share(seen.facts, term) or losses.distributed_loss(
+            seen.facts, term
+        )
     # A constant may be the rows of one replica, and a sum may be meant as one.
     return losses.undivided(term, certain=term.is_share)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from distloss._lint.fixes import losses, models
 from distloss._lint.libraries.call import word
-from distloss._lint.quantities import WEIGHT, Step
+from distloss._lint.libraries.distribution import PER_REPLICA
+from distloss._lint.quantities import WEIGHT, Step, terms_of
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.updates import Term
-from distloss._lint.values import UNKNOWN, Opaque, Place
+from distloss._lint.values import UNKNOWN, Made, Opaque, Place, Value
 
 _BY_KERAS = ("compiled keras loss", "keras loss", "weighted keras loss")
 _MEANS = ("mean", "divided by rows", "divided by weight", "local batch size")
@@ -65,7 +66,7 @@ def _keras(seen: Seen, term: Term, step: Step) -> Hit:
         f"Keras divides this loss by the {by} of each replica and averages: it depends "
         "on how a batch is split where replicas hold unequal amounts.",
         remedy,
-        models.of_rows(seen.facts, term) or losses.distributed_loss(term),
+        models.of_rows(seen.facts, term) or losses.distributed_loss(seen.facts, term),
     )
 
 
@@ -84,13 +85,22 @@ def _hand(seen: Seen, term: Term, place: Place) -> Hit:
     )
 
 
+def is_loss(value: Value | None) -> bool:
+    """Whether it is the losses of replicas, or is called so."""
+    if isinstance(value, Opaque):
+        return "loss" in value.last
+    if not isinstance(value, Made) or value.name != PER_REPLICA:
+        return False
+    return any(term.numerator for term in terms_of(value.state["value"]))
+
+
 def _reduced(seen: Seen) -> Iterator[Hit]:
     for call in seen.facts.called:
         if call.name != "strategy.reduce":
             continue
         how = word(call.arguments.get("reduce_op", 0) or UNKNOWN)
         value = call.arguments.get("value", 1)
-        if how == "mean" and isinstance(value, Opaque) and "loss" in value.last:
+        if how == "mean" and is_loss(value):
             yield Hit(
                 call.place,
                 "hint",
