@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
+from distloss._lint.facts import Called
 from distloss._lint.fixes import losses, models
 from distloss._lint.libraries.call import word
 from distloss._lint.libraries.distribution import PER_REPLICA
 from distloss._lint.quantities import WEIGHT, Step, terms_of
 from distloss._lint.rules.rule import Hit, Rule, Seen
 from distloss._lint.updates import Term
-from distloss._lint.values import UNKNOWN, Made, Opaque, Place, Value
+from distloss._lint.values import UNKNOWN, Made, Place
 
 _BY_KERAS = ("compiled keras loss", "keras loss", "weighted keras loss")
 _MEANS = ("mean", "divided by rows", "divided by weight", "local batch size")
@@ -85,22 +88,12 @@ def _hand(seen: Seen, term: Term, place: Place) -> Hit:
     )
 
 
-def is_loss(value: Value | None) -> bool:
-    """Whether it is the losses of replicas, or is called so."""
-    if isinstance(value, Opaque):
-        return "loss" in value.last
-    if not isinstance(value, Made) or value.name != PER_REPLICA:
-        return False
-    return any(term.numerator for term in terms_of(value.state["value"]))
-
-
 def _reduced(seen: Seen) -> Iterator[Hit]:
     for call in seen.facts.called:
         if call.name != "strategy.reduce":
             continue
         how = word(call.arguments.get("reduce_op", 0) or UNKNOWN)
-        value = call.arguments.get("value", 1)
-        if how == "mean" and is_loss(value):
+        if how == "mean" and (_is_called_loss(call) or _is_differentiated(seen, call)):
             yield Hit(
                 call.place,
                 "hint",
@@ -108,6 +101,22 @@ def _reduced(seen: Seen) -> Iterator[Hit]:
                 "replicas hold unequal numbers of rows.",
                 "Let replicas return shares, and reduce with SUM.",
             )
+
+
+def _is_called_loss(call: Called) -> bool:
+    node = call.place.node
+    values = [one.value for one in node.args] if isinstance(node, cst.Call) else []
+    return any("loss" in call.place.source.code(value).lower() for value in values)
+
+
+def _is_differentiated(seen: Seen, call: Called) -> bool:
+    """Whether it is a loss of which replicas take gradients."""
+    value = call.arguments.get("value", 1)
+    if not isinstance(value, Made) or value.name != PER_REPLICA:
+        return False
+    of_updates = {step.place for term in seen.terms for step in term.scalar.steps}
+    returned = terms_of(value.state["value"])
+    return any(step.place in of_updates for term in returned for step in term.steps)
 
 
 RULE = Rule("mean-of-means", _check)

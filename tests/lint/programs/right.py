@@ -62,3 +62,5 @@ for batch in strategy.experimental_distribute_dataset(rows):
     losses = strategy.run(step, args=batch)
     strategy.run(by_hand, args=batch)
     print(strategy.reduce("SUM", losses, axis=None))
+    accuracies = strategy.run(lambda x, y: tf.reduce_mean(model(x) - y), args=batch)
+    print(strategy.reduce("MEAN", accuracies, axis=None))
