@@ -57,16 +57,20 @@ def check_text(target: Target, text: str) -> Checked:
 
 
 def _found(source: Source, build: str | None) -> Iterator[Finding]:
+    found = hits(source, build)
+    yield from most_severe(
+        _finding(r, hit) for r, hit in found if not is_ignored(r, hit)
+    )
+
+
+def most_severe(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding of each rule in each place, in order: that which is most sure."""
     best: dict[tuple[str, int, int, str], Finding] = {}
-    for rule, hit in hits(source, build):
-        finding = _finding(rule, hit)
-        key = (finding.file, finding.line, finding.column, finding.rule)
-        before = best.setdefault(key, finding)
-        if _RANK[finding.severity] < _RANK[before.severity]:
-            best[key] = finding
-        if is_ignored(rule, hit):
-            del best[key]
-    yield from sorted(best.values())
+    for one in findings:
+        before = best.setdefault((one.file, one.line, one.column, one.rule), one)
+        if _RANK[one.severity] < _RANK[before.severity]:
+            best[one.file, one.line, one.column, one.rule] = one
+    return sorted(best.values())
 
 
 def hits(source: Source, build: str | None) -> Iterator[tuple[Rule, Hit]]:

@@ -129,12 +129,13 @@ def _is_build(machine: Machine, function: Function, scope: Scope, where: Where) 
     facts, reached = machine.facts, set(machine.reached)
     with machine.holding(facts=Facts(horovod=facts.horovod)), machine.at(where):
         result = machine.call(function, Arguments(), _place(function))
-        is_compiled = bool(machine.facts.compiled)
+        compiled = [one.model for one in machine.facts.compiled]
     machine.reached = reached
     if not (isinstance(result, Items) and len(result.items) == 2):
         return False
     if _trainee(result.items[0]) is not None:
         return True
+    is_compiled = any(model is result.items[0] for model in compiled)
     return is_compiled and _OURS.search(scope.source.text) is not None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from distloss._errors import ArgumentError
 from distloss._formats.record import Problem
-from distloss._lint.check import Checked, check_file, check_text, without
+from distloss._lint.check import Checked, check_file, check_text, most_severe, without
 from distloss._lint.files import Target, targets
 from distloss._lint.findings import Finding
 from distloss._lint.rules import RULES
@@ -89,7 +89,7 @@ def _checked(found: list[Target]) -> list[Checked]:
 
 
 def _collected(checked: list[Checked], settings: Settings) -> Linted:
-    findings = {finding for found, _ in checked for finding in found}
+    findings = most_severe(finding for found, _ in checked for finding in found)
     wanted = without(findings, settings.ignore)
     if not settings.hints:
         wanted = [finding for finding in wanted if finding.severity != "hint"]

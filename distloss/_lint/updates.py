@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -36,7 +35,6 @@ class Term:
       engine: who adds up: `"strategy"` or `"horovod"`.
       compiled: the call of `compile` that it was given to, or None.
       accumulated: whether gradients of micro-batches were added up.
-      knows_hvd: whether Horovod is called `hvd` where it is computed.
     """
 
     scalar: Scalar
@@ -45,7 +43,6 @@ class Term:
     engine: str
     compiled: Place | None = None
     accumulated: bool = False
-    knows_hvd: bool = False
 
     @property
     def is_sum(self) -> bool:
@@ -107,13 +104,7 @@ def _of_update(update: Applied) -> Iterator[Term]:
             update.where.sure,
             update.where.engine,
             accumulated=update.gradient.accumulated,
-            knows_hvd=_knows_hvd(one),
         )
-
-
-def _knows_hvd(one: Scalar) -> bool:
-    texts = [step.place.source.text for step in one.steps]
-    return bool(texts) and all(re.search(r"import .*\bhvd\b", text) for text in texts)
 
 
 def _exponent(update: Applied) -> int | None:

@@ -207,11 +207,12 @@ def test_an_optimizer_of_a_loop_is_wrapped():
 
 def test_under_horovod_the_average_is_made_up_for():
     share = "distloss.mean_share(keras.losses.mse(y, model(x)), replicas="
-    share += "distloss.HorovodReplicas())"
+    share += "distloss.HorovodReplicas({}))"
     averaged = HOROVOD.format(loss=f"tf.reduce_mean({MSE})", op="")
-    assert changes(averaged)[-1] == f"+loss = hvd.size() * {share}"
+    average = share.format('gradient_op="average"')
+    assert changes(averaged)[-1] == f"+loss = {average}"
     summed = HOROVOD.format(loss=f"tf.reduce_mean({MSE})", op=", op=hvd.Sum")
-    assert changes(summed)[-1] == f"+loss = {share}"
+    assert changes(summed)[-1] == f"+loss = {share.format('')}"
 
 
 def fit(loss='"mse"', function="", optimizer="SGD()", imports=""):

@@ -24,8 +24,8 @@ from distloss._lint.values import Made, Mapping, Place, Value
 
 _BY_REPLICAS = ("divided by replicas", "multiplied by replicas")
 _REDUCTIONS = ("mean", "sum", "average loss")
+_AVERAGE = 'gradient_op="average"'
 _VALUES = ("input_tensor", "x", "a", "inputs", "per_example_loss", "losses")
-_HOROVOD = ", replicas=distloss.HorovodReplicas()"
 
 
 def share(facts: Facts, term: Term, *, certain: bool = True) -> Mend | None:
@@ -51,9 +51,7 @@ def share(facts: Facts, term: Term, *, certain: bool = True) -> Mend | None:
         step for step in term.scalar.steps if step.place.source is start.place.source
     ]
     outer = _widest(start.place, steps)
-    code = _share_code(term, start.place.source.code(values))
-    if code is None:
-        return None
+    code = f"distloss.mean_share({start.place.source.code(values)}{_replicas(term)})"
     rest = _without_replicas(step for step in steps if not _covers(outer, step.place))
     if rest is None or len(steps) != len(term.scalar.steps):
         return None
@@ -118,14 +116,12 @@ def _is_reported(facts: Facts) -> bool:
     return any(isinstance(v, Scalar) and v.numerator == SUM for v in values)
 
 
-def _share_code(term: Term, values: str) -> str | None:
+def _replicas(term: Term) -> str:
+    """The argument that says who shares the batch, where it is not a strategy."""
     if term.engine != "horovod":
-        return f"distloss.mean_share({values})"
-    code = f"distloss.mean_share({values}{_HOROVOD})"
-    if term.replicas == term.scalar.power(REPLICAS):
-        return code
-    # Horovod averages what it is given, which is N times too small for shares.
-    return f"hvd.size() * {code}" if term.knows_hvd else None
+        return ""
+    averages = term.replicas != term.scalar.power(REPLICAS)
+    return f", replicas=distloss.HorovodReplicas({_AVERAGE if averages else ''})"
 
 
 def _reduced(place: Place) -> cst.BaseExpression | None:
@@ -269,9 +265,8 @@ def shared_penalty(term: Term) -> Mend | None:
     values = None if step is None else _reduced(step.place)
     if step is None or values is None:
         return None
-    replicas = _HOROVOD if term.engine == "horovod" else ""
     losses = step.place.source.code(values)
-    code = f"distloss.regularization_share({losses}{replicas})"
+    code = f"distloss.regularization_share({losses}{_replicas(term)})"
     return Mend((Edit(step.place, code),), certain=term.sure)
 
 

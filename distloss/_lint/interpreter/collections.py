@@ -119,6 +119,29 @@ def _set_item(machine: Any, target: cst.Subscript, value: Value, scope: Scope) -
             receiver.items[key.value] = value
 
 
+def append(machine: Any, node: cst.Call, scope: Scope) -> bool:
+    """`name.append(value)` of a list; whether that is what the call is."""
+    function = node.func
+    if not isinstance(function, cst.Attribute) or len(node.args) != 1:
+        return False
+    owner = function.value
+    if function.attr.value != "append" or not isinstance(owner, cst.Name):
+        return False
+    before = scope.names.get(owner.value)
+    if not isinstance(before, (Items, Every)):
+        return False
+    item = machine.value(node.args[0].value, scope)
+    if machine.in_branch or isinstance(before, Every):  # which may run several times
+        scope.names[owner.value] = Every(joined([item, *_known(before)]))
+    else:
+        scope.names[owner.value] = Items((*before.items, item))
+    return True
+
+
+def _known(before: Items | Every) -> tuple[Value, ...]:
+    return before.items if isinstance(before, Items) else (before.item,)
+
+
 def zipped(values: Sequence[Value]) -> Value:
     """`zip(*values)`."""
     if all(isinstance(value, Items) for value in values) and values:

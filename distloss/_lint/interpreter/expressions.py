@@ -61,6 +61,8 @@ def _attribute(machine: Machine, node: cst.Attribute, scope: Scope) -> Value:
 
 
 def _call(machine: Machine, node: cst.Call, scope: Scope) -> Value:
+    if collections.append(machine, node, scope):
+        return NONE
     callee = machine.value(node.func, scope)
     if isinstance(callee, Opaque) and callee.name == "super":
         return members.parent(scope)

@@ -83,11 +83,13 @@ def is_model(value: Value) -> bool:
 
 
 def _added_losses(model: Value, place: Place) -> Value:
-    adds = model.state.get("adds") if isinstance(model, (Made, Instance)) else None
-    if adds is not None:
-        return Every(adds)
+    state = model.state if isinstance(model, (Made, Instance)) else {}
+    if "adds" in state:
+        return Every(state["adds"])
     step = Step("penalty", place)
-    return Every(Scalar(powers=((PENALTY, 1),), steps=(step,), of_model=True))
+    sure = "layers" in state  # others may add what is no penalty
+    powers = ((PENALTY, 1),)
+    return Every(Scalar(powers=powers, steps=(step,), of_model=True, sure=sure))
 
 
 def _of_tensor(receiver: Value, name: str) -> Value:

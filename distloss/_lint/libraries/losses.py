@@ -108,9 +108,9 @@ def average_loss(call: Call) -> Value:
 
 def _by_batch_size(total: Scalar, size: Value, call: Call) -> Value:
     if isinstance(size, Const):
-        return total.times(
-            CONSTANT, -1, Step("divided by constant", call.place, size.name)
-        )
+        name = size.name or str(size.value)
+        step = Step("divided by constant", call.place, name)
+        return total.times(CONSTANT, -1, step)
     name = size.name if isinstance(size, (Opaque, Ref)) else ""
     if OF_ONE.search(name.rpartition(".")[2]):
         step = Step("local batch size", call.place)
@@ -144,7 +144,8 @@ def shared_mean(call: Call) -> Value:
         product_of = product(values, weights, call.place)
         values = product_of if isinstance(product_of, Rows) else values
     share = summed(values, Step("mean share", call.place))
-    return replace(share.times(GLOBAL, -1), weighted=False)
+    share = _for_average(replace(share, weighted=False), call.get("replicas"))
+    return share.times(GLOBAL, -1)
 
 
 def shared_loss(call: Call) -> Value:
@@ -155,6 +156,7 @@ def shared_loss(call: Call) -> Value:
         return UNKNOWN
     reduction = word(made.arguments.get("reduction") or Const(""))
     total = summed(values, Step("distributed loss", call.place))
+    total = _for_average(total, made.arguments.get("replicas"))
     if reduction == "none":
         return values
     return total if reduction == "sum" else total.times(GLOBAL, -1)
@@ -167,11 +169,15 @@ def shared_penalty(call: Call) -> Value:
     if not isinstance(item, Scalar):
         return UNKNOWN
     step = Step("penalty share", call.place)
-    return item.times(REPLICAS, -1, step)
+    whole = _for_average(item, call.get("replicas"))
+    return whole.times(REPLICAS, -1, step)
 
 
-def added_by_keras(value: Value) -> Value:
-    """What `fit` makes of a loss that a layer added, under a strategy."""
-    if isinstance(value, Scalar) and value.numerator is not None:
-        return value.times(REPLICAS, -1)
-    return UNKNOWN
+def _for_average(total: Scalar, replicas: Value | None) -> Scalar:
+    """N times a share, for gradients that Horovod will average."""
+    if not isinstance(replicas, Made) or not replicas.name.endswith("HorovodReplicas"):
+        return total
+    averages = replicas.arguments.get("gradient_op", 1)
+    if word(averages or UNKNOWN) not in ("average", "mean"):
+        return total
+    return total.times(REPLICAS)  # type: ignore[return-value]

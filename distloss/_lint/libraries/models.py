@@ -51,6 +51,7 @@ def sequential(call: Call) -> Value:
     made = Made(call.name, call.arguments, call.place)
     layers = call.get("layers", 0)
     if isinstance(layers, Items):
+        made.state["layers"] = layers.items
         made.state["rank"] = _rank(layers.items)
         _run_layers(call, made, layers.items)
     return made

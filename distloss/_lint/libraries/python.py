@@ -13,6 +13,7 @@ from distloss._lint.quantities import LOCAL, Rows, scalar
 from distloss._lint.values import (
     UNKNOWN,
     Arguments,
+    Const,
     Every,
     Items,
     Mapping,
@@ -42,7 +43,11 @@ def _partial(call: Call) -> Value:
 
 
 def _enumerated(call: Call) -> Value:
-    return Every(Items((UNKNOWN, item_of(call.first))))
+    value = call.first
+    if isinstance(value, Items):
+        pairs = [Items((Const(i), item)) for i, item in enumerate(value.items)]
+        return Items(tuple(pairs))
+    return Every(Items((UNKNOWN, item_of(value))))
 
 
 def _length(call: Call) -> Value:
