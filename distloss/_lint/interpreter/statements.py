@@ -194,9 +194,12 @@ def _class(machine: Machine, node: cst.ClassDef, scope: Scope) -> None:
     bases = tuple(machine.value(base.value, scope) for base in node.bases)
     made = Class(node, scope.source, inner.names, bases)
     for name, value in inner.names.items():
-        if isinstance(value, Function):  # whose names are not those of the class
+        if isinstance(value, Function):
+            # A method does not see the names of the class; what a decorator made of
+            # it sees those of the decorator.
+            seen = scope if value.scope is inner else value.scope
             inner.names[name] = Function(
-                value.node, value.source, scope, value.owner, made
+                value.node, value.source, seen, value.owner, made
             )
     scope.names[node.name.value] = made
 

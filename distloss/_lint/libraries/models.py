@@ -39,6 +39,8 @@ def is_model(value: Value) -> bool:
 def output(call: Call) -> Value:
     """What a model or layer makes of its inputs."""
     rows = rows_among(call.arguments.all)
+    if not rows and is_model(call.receiver) and call.machine.where.replica:
+        rows = [Rows()]  # a replica may draw its inputs itself
     if not rows:
         return UNKNOWN
     rank = call.receiver.state.get("rank") if isinstance(call.receiver, Made) else None

@@ -39,3 +39,38 @@ class Scaled(Trainer):
 
     def train(self, iterator):
         self.strategy.run(lambda batch: self.step(batch), args=(next(iterator),))
+
+
+def logged(function):
+    def inner(*args, **kwargs):
+        print("a step")
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class Adversarial(tf.keras.Model):
+    """With a step of its own for `fit`, and inputs that each replica draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+
+    def call(self, x):
+        return self.generator(x)
+
+    @tf.function
+    @logged
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            drawn = self(tf.random.normal([8, 100]), training=True)
+            loss = tf.reduce_mean(drawn)  # ! sum-of-means
+            loss += tf.reduce_mean(self(data) - drawn)  # ! sum-of-means
+        gradients = tape.gradient(loss, self.trainable_variables)
+        pairs = zip(gradients, self.trainable_variables, strict=True)
+        self.optimizer.apply_gradients(pairs)
+        return {"loss": loss}
+
+
+with tf.distribute.MirroredStrategy().scope():
+    Adversarial().compile(optimizer="adam")
