@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from no_keras import clean_keras  # noqa: F401
 from sarif_kit.validate import validation_errors
 
 from distloss._formats.github import workflow_commands

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from no_keras import clean_keras  # noqa: F401
 from sarif_kit.validate import validation_errors
 
 from distloss import cli

@@ -4,6 +4,7 @@ import pathlib
 import textwrap
 
 import pytest
+from no_keras import clean_keras  # noqa: F401
 
 from distloss._lint.check import check_text
 from distloss._lint.files import Target

@@ -4,6 +4,7 @@ import pathlib
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, ParentNodeProvider
+from no_keras import clean_keras  # noqa: F401
 
 from distloss._lint.source import parsed
 
