@@ -281,3 +281,40 @@ def test_a_mended_program_has_no_finding():
         "mean-of-means",
     }
     assert check_text(TARGET, mended(TARGET, text)) == ([], [])
+
+
+def test_a_weighted_mean_is_mended_where_an_audit_decides():
+    text = loop("tf.reduce_mean(values * mask) / strategy.num_replicas_in_sync")
+    text = text.replace("def step(x, y):", "def step(x, y, mask):")
+    text = text.replace("tf.ones([1, 1]))", "tf.ones([1, 1]), tf.ones([1]))")
+    assert changes(text) == []
+    assert changes(text, certain=False)[-1] == (
+        "+loss = distloss.mean_share(values, mask)"
+    )
+
+
+ADDS = """\
+import distloss
+class Adds(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(tf.reduce_sum(x**2))
+        return x
+
+
+strategy"""
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_certain"),
+    [
+        ("keras.layers.Dense(1)", True),
+        ("keras.layers.Dense(1, kernel_regularizer='l2')", False),
+        ("make_layer()", False),
+    ],
+)
+def test_a_sum_that_a_layer_adds_is_added_where_nothing_else_is(layer, is_certain):
+    loss = "distloss.mean_share(values) + distloss.regularization_share(model.losses)"
+    text = loop(loss).replace("keras.layers.Dense(1)", f"Adds(), {layer}")
+    text = text.replace("strategy", ADDS, 1)
+    mend = ["+loss = distloss.mean_share(values) + tf.add_n(model.losses)"]
+    assert changes(text)[1:] == (mend if is_certain else [])

@@ -72,6 +72,8 @@ def _is_mendable(term: Term) -> bool:
     """Whether a share of the mean over the rows of this step is what is meant."""
     if not term.scalar.sure or term.compiled is not None or term.accumulated:
         return False
+    if term.scalar.weighted:  # the mean of which would be another one
+        return False
     # What is divided by weights, or by a constant besides, is not the mean of rows.
     others = term.scalar.power(WEIGHT) or term.scalar.power(CONSTANT)
     return not (term.is_local_mean and others)
@@ -114,6 +116,58 @@ def _is_reported(facts: Facts) -> bool:
         v for one in logs if isinstance(one, Mapping) for v in one.items.values()
     ]
     return any(isinstance(v, Scalar) and v.numerator == SUM for v in values)
+
+
+def weighted_share(term: Term) -> Mend | None:
+    """`distloss.mean_share(values, weights)` in the place of a mean of products.
+
+    Not certain: what was divided by rows will be divided by weights.
+    """
+    start, made = term.scalar.last("mean"), term.scalar.last("weighted")
+    if start is None or made is None or not term.scalar.sure:
+        return None
+    steps = [step for step in term.scalar.steps if step is not made]
+    outer, product = _widest(start.place, steps), made.place.node
+    rest = _without_replicas(step for step in steps if not _covers(outer, step.place))
+    values = _reduced(start.place)
+    if rest is None or not isinstance(product, cst.BinaryOperation):
+        return None
+    sides = (product.left, product.right)
+    weights, kept = sides if made.name == "left" else sides[::-1]
+    source = start.place.source
+    code = f"{source.code(weights)}{_replicas(term)})"
+    if values is product:
+        whole = f"distloss.mean_share({source.code(kept)}, {code}"
+        return Mend((Edit(outer, whole), *rest), certain=False)
+    if not (isinstance(weights, cst.Name) and _is_used_once(start.place, values)):
+        return None
+    assert isinstance(values, cst.Name)  # noqa: S101  # it is used once
+    inner = Edit(made.place, source.code(kept))
+    whole = f"distloss.mean_share({values.value}, {code}"
+    return Mend((inner, Edit(outer, whole), *rest), certain=False)
+
+
+def _is_used_once(place: Place, node: cst.CSTNode | None) -> bool:
+    """Whether a name is read nowhere else in its function."""
+    around = place.source.parent(place.node)
+    while around is not None and not isinstance(around, cst.FunctionDef):
+        around = place.source.parent(around)
+    if around is None or not isinstance(node, cst.Name):
+        return False
+    uses = re.findall(rf"\b{node.value}\b", place.source.code(around))
+    return len(uses) == 2  # where it is set, and here
+
+
+def added_sums(term: Term) -> Mend | None:
+    """`tf.add_n(model.losses)` in the place of a share of what is a sum of rows."""
+    step = term.scalar.last("penalty share")
+    values = None if step is None else _reduced(step.place)
+    if step is None or values is None or not term.scalar.sure:
+        return None
+    source = step.place.source
+    if not re.search(r"^import tensorflow as tf$", source.text, re.M):
+        return None
+    return Mend((Edit(step.place, f"tf.add_n({source.code(values)})"),))
 
 
 def _replicas(term: Term) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 import libcst as cst
 
+from distloss._lint.arithmetic import product, quotient, total
 from distloss._lint.facts import Gradient
 from distloss._lint.interpreter import collections, members
 from distloss._lint.interpreter.machine import Machine
 from distloss._lint.interpreter.scope import Scope, joined
-from distloss._lint.quantities import Rows, product, quotient, total
+from distloss._lint.quantities import Rows
 from distloss._lint.values import (
     NONE,
     UNKNOWN,

@@ -6,6 +6,7 @@ import functools
 import re
 from dataclasses import replace
 
+from distloss._lint.arithmetic import merged, product
 from distloss._lint.facts import Where
 from distloss._lint.libraries.call import Call, rows_among, word
 from distloss._lint.libraries.tensors import add_up
@@ -19,8 +20,6 @@ from distloss._lint.quantities import (
     Scalar,
     Step,
     mean,
-    merged,
-    product,
     summed,
 )
 from distloss._lint.values import UNKNOWN, Const, Every, Made, Opaque, Ref, Value

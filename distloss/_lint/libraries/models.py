@@ -86,8 +86,19 @@ def _run_layers(call: Call, made: Made, layers: tuple[Value, ...]) -> None:
                 call.machine.call(layer, arguments, call.place)
     made.state["added"] = added = tuple(facts.added[before:])
     sums = [one.value for one in added if is_sum(one.value)]
-    if sums:
-        made.state["adds"] = sums[0]
+    if sums and isinstance(sums[0], Scalar):
+        alone = len(sums) == len(added) and not any(map(_is_penalized, layers))
+        made.state["adds"] = replace(sums[0], sure=alone)
+
+
+def _is_penalized(layer: Value) -> bool:
+    """Whether it may have losses besides what it adds itself."""
+    if not isinstance(layer, (Made, Instance)):
+        return True
+    arguments = layer.arguments if isinstance(layer, Made) else None
+    names = arguments.keywords if arguments is not None else {}
+    starred = arguments is not None and arguments.starred
+    return starred or any("regularizer" in name for name in names)
 
 
 def is_sum(value: Value) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+from distloss._lint.arithmetic import merged, product, quotient, total
 from distloss._lint.facts import Gradient
 from distloss._lint.libraries.call import (
     Call,
@@ -24,12 +25,8 @@ from distloss._lint.quantities import (
     Tensor,
     Terms,
     mean,
-    merged,
-    product,
-    quotient,
     scalar,
     summed,
-    total,
 )
 from distloss._lint.values import UNKNOWN, Const, Every, Items, Place, Value
 

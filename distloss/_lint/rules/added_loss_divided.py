@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 
 
@@ -19,6 +20,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
             "replicas: N times too small.",
             "Add sums over rows as they are, tf.add_n(model.losses), and N-th parts of "
             "regularisers only.",
+            losses.added_sums(term),
         )
 
 

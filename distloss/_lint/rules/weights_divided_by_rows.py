@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distloss._lint.fixes import losses
 from distloss._lint.quantities import GLOBAL, WEIGHT
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
@@ -20,6 +21,7 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "Weighted losses are divided by the number of rows here, not by the "
                 "sum of their weights: no weighted mean.",
                 "distloss.mean_share(values, weights).",
+                losses.weighted_share(term),
             )
 
 
