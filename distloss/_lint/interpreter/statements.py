@@ -149,7 +149,7 @@ def _with(machine: Machine, node: cst.With, scope: Scope) -> bool:
         return run(machine, node.body, scope)
 
 
-def _try(machine: Machine, node: cst.Try, scope: Scope) -> bool:
+def _try(machine: Machine, node: cst.Try | cst.TryStar, scope: Scope) -> bool:
     ended = run(machine, node.body, scope)
     if node.handlers:
         handlers = [handler.body for handler in node.handlers]
@@ -227,6 +227,7 @@ STATEMENTS: dict[type, Callable[[Machine, Any, Scope], bool | None]] = {
     cst.While: _while,
     cst.With: _with,
     cst.Try: _try,
+    cst.TryStar: _try,
     cst.Match: _match,
     cst.FunctionDef: _function,
     cst.ClassDef: _class,
