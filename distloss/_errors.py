@@ -48,5 +48,9 @@ class DriftError(DistlossError, RuntimeError):
     """Replicas hold different weights."""
 
 
+class LintError(DistlossError, RuntimeError):
+    """Source code could not be linted."""
+
+
 class AuditError(DistlossError, RuntimeError):
     """A training step could not be checked."""

@@ -1,17 +1,19 @@
-"""The command `distloss`: parse, audit, render, return a code."""
+"""The command `distloss`: parse, audit or lint, render, return a code."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distloss._audit import output
 from distloss._audit.report.printable import printable
 from distloss._errors import DistlossError
+from distloss._lint import command
 
 if TYPE_CHECKING:
     from distloss._audit.report.findings import Report
@@ -31,7 +33,8 @@ could not be written
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
-        return _audited(_parser().parse_args(argv))
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
     except SystemExit:  # argparse has said why, or has helped
         output.flush()
         raise
@@ -49,7 +52,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the system refused: {error}"
     kind = type(error).__name__
-    return f"the audit itself failed, please report it: {kind}: {error}"
+    return f"distloss itself failed, please report it: {kind}: {error}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for importing, building, tracing and each step (defaults differ)",
     )
+    audit.add_argument(
+        "--fix",
+        action="store_true",
+        help="mend a copy of FILE.py, audit that, and keep it if it agrees",
+    )
+    audit.set_defaults(run=_audited)
+    command.add_to(commands)
     return parser
 
 
@@ -138,17 +148,41 @@ def _audited(arguments: argparse.Namespace) -> int:
     render.check_installed(arguments.format)
     output.check(arguments.output, arguments.build)
     with render.progress() as progress:
-        report = audit(
-            arguments.build,
+        audit_of = functools.partial(
+            audit,
             replicas=arguments.replicas,
             engine=arguments.engine,
             devices=arguments.devices,
             timeout=arguments.timeout,
             progress=progress,
         )
+        if arguments.fix:
+            report = _mended(arguments, audit_of)
+        else:
+            report = audit_of(arguments.build)
     if not _is_delivered(report, arguments.format, arguments.output):
         return NOT_CHECKED
     return AGREES if report.agrees else DIFFERS
+
+
+def _mended(arguments: argparse.Namespace, audit: Callable[[str], Report]) -> Report:
+    """Mends the file where the audit agrees with that; the report of what it is now."""
+    command.check_installed()
+    from distloss._lint.verify import verified_fix
+
+    done = verified_fix(arguments.build, audit)
+    if arguments.format == "text" and arguments.output is None:
+        output.show(done.difference)
+    else:  # stdout is for the report
+        for line in done.difference.splitlines():
+            output.say(line)
+    for when, report in (("before", done.before), ("after", done.after)):
+        if report is not None:
+            causes = ", ".join(dict.fromkeys(f.cause for f in report.findings))
+            output.say(f"{when}: {causes or 'agrees'}")
+    if not done.before.agrees:
+        output.say(f"{arguments.build}: {'mended' if done.written else 'unchanged'}")
+    return done.last
 
 
 def _is_delivered(report: Report, form: str, path: pathlib.Path | None) -> bool:

@@ -51,16 +51,11 @@ def check_own_layers(model: Any) -> None:
 
 def checked_rows(data: Any) -> tf.Tensor | int:
     """The rows of a batch, in which all leaves must have the same number of them."""
-    leaves = [
-        leaf
-        for leaf in tf.nest.flatten(data)
-        if getattr(getattr(leaf, "shape", None), "rank", 0)
-    ]
+    leaves = [leaf for leaf in tf.nest.flatten(data) if empty.has_rows(leaf)]
     if not leaves:
         raise ArgumentError(
             "Expected batches with rows along axis 0, by which replicas weigh. Got "
-            f"data={data!r}, in which nothing has an axis. Give the data set a "
-            "batch(...)."
+            f"{data!r}, in which nothing has an axis. Give the data set a batch(...)."
         )
     known = {leaf.shape[0] for leaf in leaves} - {None}
     if len(known) > 1:
@@ -70,4 +65,15 @@ def checked_rows(data: Any) -> tf.Tensor | int:
             f"replicas weigh. Got shapes {shapes}. Keep what is not of rows outside of "
             "the data set, or repeat it for each row."
         )
-    return empty.rows_of(data)
+    rows = empty.rows_of(data)
+    others = [empty.length_of(leaf) for leaf in leaves if leaf.shape[0] is None]
+    if len(others) < 2:
+        return rows
+    are_same = tf.debugging.assert_equal(
+        tf.stack(others),
+        rows,
+        "Expected the same number of rows in all parts of a batch, by which replicas "
+        "weigh. Got parts of other lengths on this replica.",
+    )
+    with tf.control_dependencies([] if are_same is None else [are_same]):
+        return tf.identity(rows)

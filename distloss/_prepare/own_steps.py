@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._errors import ArgumentError, ContextError
+from distloss._errors import ContextError
 from distloss._formula import denominators, empty, reduce
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import own_steps
@@ -18,6 +18,7 @@ from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.chosen_rows import counts_like_rows
 from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
+from distloss._prepare.own_checks import checked_rows
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
 from distloss._prepare.steps import as_keras_reads
 from distloss.replicas import Replicas, current_strategy
@@ -74,7 +75,7 @@ def take_step(
     """
     if replicas.count() == 1:
         return as_keras_reads(own(data), model)
-    step = RowWeightedStep(rows_of_all_leaves(data), replicas)
+    step = RowWeightedStep(checked_rows(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = keras.tree.flatten(padded)
     keep_apart([model], replicas)
@@ -97,36 +98,6 @@ def keep_apart(held: list[Any], replicas: Replicas) -> None:
         if not isinstance(metric.result, Hook):
             metric.result = Hook(_result, metric)
         keep_without_rows(metric.variables)
-
-
-def rows_of_all_leaves(data: Any) -> tf.Tensor | int:
-    """The rows of a batch, in which all leaves must have the same number of them."""
-    leaves = [leaf for leaf in tf.nest.flatten(data) if empty.has_rows(leaf)]
-    if not leaves:
-        raise ArgumentError(
-            "Expected batches with rows along axis 0, by which replicas weigh. Got "
-            f"{data!r}, in which nothing has an axis. Give the data set a batch(...)."
-        )
-    known = {leaf.shape[0] for leaf in leaves} - {None}
-    if len(known) > 1:
-        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-        raise ArgumentError(
-            "Expected the same number of rows in all parts of a batch, by which "
-            f"replicas weigh. Got shapes {shapes}. Keep what is not of rows outside of "
-            "the data set, or repeat it for each row."
-        )
-    rows = empty.rows_of(data)
-    others = [empty.length_of(leaf) for leaf in leaves if leaf.shape[0] is None]
-    if len(others) < 2:
-        return rows
-    are_same = tf.debugging.assert_equal(
-        tf.stack(others),
-        rows,
-        "Expected the same number of rows in all parts of a batch, by which replicas "
-        "weigh. Got parts of other lengths on this replica.",
-    )
-    with tf.control_dependencies([] if are_same is None else [are_same]):
-        return tf.identity(rows)
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -13,11 +13,11 @@ from distloss._errors import ArgumentTypeError
 from distloss._formula import denominators, empty
 from distloss._formula.reduce import without_autograph
 from distloss._formula.row_weights import RowWeightedStep
+from distloss._prepare.own_checks import checked_rows
 from distloss._prepare.own_steps import (
     as_reported,
     keep_apart,
     mean_on_each,
-    rows_of_all_leaves,
     watch_keras,
 )
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -133,7 +133,7 @@ def _reported(context: RowWeightedStep, results: Any) -> Any:
 
 def _rows(rows: Any, args: Any, kwargs: Any) -> Any:
     if rows is None:
-        return rows_of_all_leaves((args, kwargs))
+        return checked_rows((args, kwargs))
     return rows(*args, **kwargs) if callable(rows) else rows
 
 

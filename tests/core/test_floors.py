@@ -20,17 +20,19 @@ LIBRARY = (
     {"_prepare", "callbacks"},
 )
 AUDIT = (
-    {"_audit.keeper", "_audit.log"},
+    {"_audit.keeper", "_audit.log", "_formats"},
     {"_audit.report"},
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.output", "_audit.target"},
     {"_audit.processes", "_audit.session"},
     {"_audit.run"},
+    {"_lint"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LIBRARY + AUDIT) for room in rooms}
 OF_LIBRARY = set().union(*LIBRARY)
+TOOLS = {"_audit", "_formats", "_lint"}
 
 
 def module_of(path):
@@ -137,37 +139,39 @@ def test_no_imports_go_in_a_circle():
     assert circle(SOURCES | {"losses.arguments": upward})
 
 
-# -- the library never imports the audit
+# -- the library never imports the audit, the linter or their formats
 
 
-def audit_in_library(module, source):
+def tools_in_library(module, source):
     if within(module, OF_LIBRARY) is None:
         return []
-    return [n for n in imports_of_ours(source) if within(n, {"_audit"})]
+    return [n for n in imports_of_ours(source) if within(n, TOOLS)]
 
 
-def test_the_library_does_not_know_the_audit():
-    assert wrong_anywhere(audit_in_library) == {}
+def test_the_library_does_not_know_the_tools():
+    assert wrong_anywhere(tools_in_library) == {}
 
 
-def test_an_audit_in_the_library_is_found():
-    assert audit_in_library("_prepare.steps", "from distloss._audit.log import Log")
-    assert audit_in_library("callbacks", "def f():\n    import distloss._audit.run")
-    assert not audit_in_library("cli", "from distloss._audit.run import audit")
+def test_a_tool_in_the_library_is_found():
+    assert tools_in_library("_prepare.steps", "from distloss._audit.log import Log")
+    assert tools_in_library("callbacks", "def f():\n    import distloss._audit.run")
+    assert tools_in_library("metrics", "from distloss._formats.record import Record")
+    assert tools_in_library("losses.keras3", "from distloss._lint import rules")
+    assert not tools_in_library("cli", "from distloss._audit.run import audit")
 
 
-# -- in the audit, only `child` loads TensorFlow, and nothing outside imports it
+# -- of the tools, only `_audit.child` loads TensorFlow, and nothing outside imports it
 
 
 HEAVY = {"tensorflow", "keras", "tf_keras", "horovod"}
 
 
 def heavy_in_judge(module, source):
-    """What the half of the audit that asks and judges must not import."""
+    """What the tools must not import, but for the half of the audit that runs steps."""
     if within(module, {"_audit.child"}):
         return []
     child = [n for n in imports_of_ours(source) if within(n, {"_audit.child"})]
-    if not within(module, {"_audit"}):
+    if not within(module, TOOLS):
         return child
     ours = [n for n in imports_of_ours(source) if within(n, OF_LIBRARY - LIBRARY[0])]
     return child + ours + [n for n in imports(source) if n.split(".")[0] in HEAVY]
@@ -181,6 +185,8 @@ def test_what_loads_tensorflow_outside_the_child_is_found():
     assert heavy_in_judge("_audit.session", "import tensorflow as tf")
     assert heavy_in_judge("_audit.checks.compare", "from keras import ops")
     assert heavy_in_judge("_audit.run", "from distloss.replicas import OneDevice")
+    assert heavy_in_judge("_formats.sarif", "import keras")
+    assert heavy_in_judge("_lint.rules.sum_of_means", "import tensorflow as tf")
     assert heavy_in_judge("cli", "from distloss._audit.child import place")
     assert not heavy_in_judge("_audit.child.place", "import tensorflow as tf")
     assert not heavy_in_judge("_audit.run", "from distloss._errors import AuditError")

@@ -1,0 +1,54 @@
+"""What a format writes: one finding, whoever made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "hint"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finding.
+
+    Attributes:
+      rule: its slug, such as `"sum-of-means"`.
+      severity: `"error"` is certain, `"warning"` depends on what cannot be seen,
+        `"hint"` is advice.
+      message: what is wrong, here.
+      remedy: what to change.
+      file: path of the file that it is in, or None if it is in none.
+      line: from 1, or None.
+      column: from 1, in characters, or None.
+      help: what the rule is about, wherever it finds something.
+    """
+
+    rule: str
+    severity: Severity
+    message: str
+    remedy: str = ""
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    help: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Message and remedy."""
+        return f"{self.message} {self.remedy}".strip()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What could not be looked at, and why.
+
+    Attributes:
+      message: in one sentence.
+      file: path of the file, or None.
+      line: from 1, or None.
+    """
+
+    message: str
+    file: str | None = None
+    line: int | None = None

@@ -1,0 +1,1 @@
+"""How what is found is mended: edits of source that keep comments and layout."""

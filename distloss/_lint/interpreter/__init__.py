@@ -1,0 +1,1 @@
+"""Follows a program through calls, classes and files, with values half known."""
