@@ -15,6 +15,7 @@ from distloss._keras import tf_keras_own_steps as upstream
 from distloss._keras.model_hooks import Hook
 from distloss._keras.tf_keras import model_class
 from distloss._prepare import found, own_checks
+from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.checks import check_compiler
 from distloss._prepare.tf_keras_losses import restored_without_rows, updated_by_rows
 from distloss._prepare.tf_keras_own_losses import (
@@ -91,6 +92,7 @@ def _weigh_own_steps(model: Any, replicas: Replicas) -> None:
     upstream.replace_reductions(masked, reduced, scaled, reduction_of)
     upstream.watch_updates(_update)
     upstream.watch_metrics(_hook_new_metric)
+    watch_shares()
     for name in ("train_step", "test_step"):
         given = getattr(model, name)
         own = given.args[-1] if isinstance(given, Hook) else given

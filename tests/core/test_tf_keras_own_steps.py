@@ -367,8 +367,7 @@ def collectives_of(kind):
             own_models.Tagger,
             {
                 "gradients": 1,
-                "loss_sum_over_batch_size_1": 1,
-                "loss_sum_over_batch_size_2": 1,
+                "loss_sum_over_batch_size": 2,
             },
         ),
     ],
