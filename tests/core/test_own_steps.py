@@ -10,12 +10,20 @@ import tensorflow as tf
 from conftest import strategy_of
 from dense_gradients import given_dense
 from own_models import KINDS, adam, compiled, sgd, trained
+from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._prepare.chosen_rows import counts_like_rows
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_graphs():
+    with graphs_as_traced():
+        yield
+
 
 OPTIMIZERS = pytest.mark.parametrize("optimizer", [sgd, adam])
 ALL_KINDS = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
