@@ -136,7 +136,8 @@ def announced(value: tf.Tensor, denominator: tf.Tensor, loss: Announces) -> tf.T
     @tf.custom_gradient
     def announcing(inner: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # of a loss that nobody accumulates, the last two tell as much as all
+            # Two are enough to see that there were several; more would only pile up
+            # for a loss whose gradients nobody accumulates.
             recent = _thread.announced.setdefault(loss, collections.deque(maxlen=2))
             recent.append(denominator)
             return upstream

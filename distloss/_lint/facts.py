@@ -16,12 +16,14 @@ class Where:
       replica: whether this code runs on each replica.
       sure: whether there may be several replicas, or it cannot be seen.
       unseen: whether nobody in the program calls what is executed.
+      model: of which this is the step of its own, or None.
     """
 
     engine: str = ""
     replica: bool = False
     sure: bool = False
     unseen: bool = False
+    model: Value | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ class Term:
 def terms(facts: Facts) -> Iterator[Term]:
     """Each loss of each update, with its factor."""
     for update in facts.applied:
-        yield from _of_update(update)
+        # A prepared model weighs the gradients of its own step by rows.
+        if update.where.model is None or not is_prepared(update.where.model):
+            yield from _of_update(update)
     for model in facts.compiled:
         if model.where.engine == "strategy" and not is_prepared(model.model):
             yield from _of_compiled(model)

@@ -51,7 +51,7 @@ class GlobalLoss(denominators.Announces):
     def _share_batch(self, replicas: Replicas | None, global_batch_size: Any) -> None:
         """Takes the arguments that say who shares it, and how large it is."""
         self.replicas = replicas
-        replicas_or_current_strategy(replicas)  # refuses what is none
+        replicas_or_current_strategy(replicas)  # raises for a wrong argument
         self.global_batch_size = checked_batch_size(global_batch_size)
 
     @property

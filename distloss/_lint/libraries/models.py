@@ -188,6 +188,7 @@ _STEPS: dict[str, Arguments] = {
 
 def run_steps(call: Call, model: Instance, where: Where) -> None:
     """Runs the methods of a model of the program that `fit` will run."""
+    where = replace(where, model=model)
     for name, arguments in _STEPS.items():
         method = model.kind.member(name)
         if isinstance(method, Function):
