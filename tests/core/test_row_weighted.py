@@ -28,22 +28,33 @@ def network(norm=False):
     return keras.Model(inputs, keras.layers.Dense(2)(x))
 
 
-def mean_step(model, optimizer, metric=None):
+def step_of(loss_of):
+    """Makes a step that minimises `loss_of(model, x, y, w)`."""
+
+    def make(model, optimizer, metric=None):
+        def step(x, y, w):
+            with tf.GradientTape() as tape:
+                loss = loss_of(model, x, y, w)
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            if metric is not None:
+                metric.update_state(loss)
+            return loss
+
+        return step
+
+    return make
+
+
+WEIGHTED = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+
+
+@step_of
+def mean_step(model, x, y, w):
     """Raw means, a regulariser, a Keras loss with weights."""
-    weighted = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
-
-    def step(x, y, w):
-        with tf.GradientTape() as tape:
-            y_pred = model(x)
-            loss = tf.reduce_mean((y_pred - y) ** 4) + sum(model.losses)
-            loss += weighted(y, y_pred, sample_weight=w)
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if metric is not None:
-            metric.update_state(loss)
-        return loss
-
-    return step
+    y_pred = model(x)
+    loss = tf.reduce_mean((y_pred - y) ** 4) + sum(model.losses)
+    return loss + WEIGHTED(y, y_pred, sample_weight=w)
 
 
 def adam():
@@ -145,22 +156,15 @@ def test_the_same_step_unweighed_does_not(monkeypatch):
     assert max(off) > 1e-2
 
 
-def ours_in_the_step(model, optimizer, metric=None):
+OURS = DistributedLoss("mae", reduction="mean_with_sample_weight")
+
+
+@step_of
+def ours_in_the_step(model, x, y, w):
     """A DistributedLoss and a mean_share, which are shares anywhere else."""
-    loss_of = DistributedLoss("mae", reduction="mean_with_sample_weight")
-
-    def step(x, y, w):
-        with tf.GradientTape() as tape:
-            y_pred = model(x)
-            loss = loss_of(y, y_pred, w) + mean_share((y_pred - y) ** 2, w)
-            loss += distloss.regularization_share(model.losses)
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if metric is not None:
-            metric.update_state(loss)
-        return loss
-
-    return step
+    y_pred = model(x)
+    loss = OURS(y, y_pred, w) + mean_share((y_pred - y) ** 2, w)
+    return loss + distloss.regularization_share(model.losses)
 
 
 def test_losses_of_ours_in_such_a_step_are_exact_too():
@@ -168,21 +172,11 @@ def test_losses_of_ours_in_such_a_step_are_exact_too():
     assert_same(OnFour(ours_in_the_step).trained(SPLITS), wanted)
 
 
-def weights_of_columns(model, optimizer, metric=None):
+@step_of
+def weights_of_columns(model, x, y, w):
     """Weights [1, 2] that all rows share: those of columns."""
-    mse = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
-
-    def step(x, y, w):
-        with tf.GradientTape() as tape:
-            columns = (model(x)[..., tf.newaxis], y[..., tf.newaxis])
-            loss = mse(*columns, sample_weight=tf.constant([[1.0, 3.0]]))
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if metric is not None:
-            metric.update_state(loss)
-        return loss
-
-    return step
+    columns = (y[..., tf.newaxis], model(x)[..., tf.newaxis])
+    return WEIGHTED(*columns, sample_weight=tf.constant([[1.0, 3.0]]))
 
 
 @pytest.mark.parametrize("splits", [[[3, 2, 2, 0], [0, 0, 4, 2]], SPLITS])
@@ -191,22 +185,13 @@ def test_weights_that_all_rows_share_count_once(splits):
     assert_same(OnFour(weights_of_columns).trained(splits), wanted)
 
 
-def shares_of_tensorflow(model, optimizer, metric=None):
+@step_of
+def shares_of_tensorflow(model, x, y, w):
     """As TensorFlow's tutorial of custom loops writes it, for a batch of 7 rows."""
-
-    def step(x, y, w):
-        with tf.GradientTape() as tape:
-            each = tf.reduce_mean((model(x) - y) ** 2, -1)
-            loss = tf.nn.compute_average_loss(each, sample_weight=w)
-            loss += tf.nn.compute_average_loss(each**2, global_batch_size=7)
-            loss += tf.nn.scale_regularization_loss(sum(model.losses))
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if metric is not None:
-            metric.update_state(loss)
-        return loss
-
-    return step
+    each = tf.reduce_mean((model(x) - y) ** 2, -1)
+    loss = tf.nn.compute_average_loss(each, sample_weight=w)
+    loss += tf.nn.compute_average_loss(each**2, global_batch_size=7)
+    return loss + tf.nn.scale_regularization_loss(sum(model.losses))
 
 
 def test_shares_of_tensorflow_are_not_divided_twice():
