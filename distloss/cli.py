@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 AGREES, DIFFERS, NOT_CHECKED = 0, 1, 2
 
 _EPILOG = """
+A script runs as it is, with the arguments after --, up to its first training step, which
+is probed; what comes after never runs. DISTLOSS_AUDIT=child tells it that it is audited.
+
 build() takes nothing and returns (model, batch): a compiled Keras model, or an object
 with trainable_variables and train_step(batch), and one global batch (x, y) or
 (x, y, sample_weight) in NumPy. It is called inside strategy.scope().
@@ -31,7 +35,8 @@ could not be written
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
-        return _audited(_parser().parse_args(argv))
+        own, of_script = _divided(sys.argv[1:] if argv is None else argv)
+        return _audited(_parser().parse_args(own), of_script)
     except SystemExit:  # argparse has said why, or has helped
         output.flush()
         raise
@@ -41,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = _told(error)
     output.say(f"distloss: {told}")
     return NOT_CHECKED
+
+
+def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before `--`, and after it: the arguments of the audited script."""
+    before = list(itertools.takewhile(lambda one: one != "--", argv))
+    return before, list(argv[len(before) + 1 :])
 
 
 def _told(error: Exception) -> str:
@@ -89,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    audit.add_argument("build", help="FILE.py:build or package.module:build")
+    audit.add_argument(
+        "build",
+        metavar="TARGET",
+        help="a script FILE.py, FILE.py:build or package.module:build",
+    )
     audit.add_argument(
         "--replicas",
         type=_counts,
@@ -131,7 +146,7 @@ def _counts(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _audited(arguments: argparse.Namespace) -> int:
+def _audited(arguments: argparse.Namespace, of_script: Sequence[str]) -> int:
     from distloss._audit.report import render
     from distloss._audit.run import audit
 
@@ -145,6 +160,7 @@ def _audited(arguments: argparse.Namespace) -> int:
             devices=arguments.devices,
             timeout=arguments.timeout,
             progress=progress,
+            args=of_script,
         )
     if not _is_delivered(report, arguments.format, arguments.output):
         return NOT_CHECKED

@@ -34,6 +34,7 @@ def audit(  # noqa: PLR0913
     devices: Devices = "cpu",
     timeout: float | None = None,
     progress: Callable[[str], None] | None = None,
+    args: Sequence[str] = (),
 ) -> Report:
     """Runs one training step on one and on several replicas, and names what differs.
 
@@ -52,7 +53,8 @@ def audit(  # noqa: PLR0913
         `(x, y)`, `(x, y, sample_weight)`, dictionaries, a batched data set of such
         (of which the first is taken). A compiled model gets it as `fit` hands it to a
         step; a step of one's own as `build` returned it. Or the address of `build`:
-        "file.py:build", "package.module:build".
+        "file.py:build", "package.module:build". Or a script without a `build`,
+        "train.py", which is run up to its first training step.
       replicas: how many; the first is always 1, added if it is missing.
       engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
         machine.
@@ -60,6 +62,7 @@ def audit(  # noqa: PLR0913
       timeout: seconds that importing, building, tracing or a step may take each; None
         for defaults.
       progress: called with what is being done, in a few words.
+      args: the arguments of a script.
 
     Returns:
       a frozen `Report`.
@@ -87,7 +90,7 @@ def audit(  # noqa: PLR0913
     _check_timeout(timeout)
     started = time.monotonic()
     with processes.folder() as folder:
-        target = target_of(build, pathlib.Path(folder))
+        target = target_of(build, pathlib.Path(folder), args)
         settings = {"folder": folder, "devices": devices, "target": target.settings}
 
         def verdict(counts: Sequence[int], *, float64: bool) -> Verdict:

@@ -164,6 +164,7 @@ class Session:
         self._children.ask_all("start", "loading TensorFlow")
         self._children.ask_all("load", "importing build")
         built = self._children.ask_all("build", "building")[1][0]
+        self._skipped += [Skipped(check, why) for check, why in built["notes"]]
         if built["dataset"] and not self._float64:
             self._judge_sharding()
         path = self._path("batch.npz")

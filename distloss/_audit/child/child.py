@@ -58,9 +58,14 @@ class Connection:
         self._socket.sendall(json.dumps(value).encode() + b"\n")
 
 
+def find_modules_in(paths: list[str]) -> None:
+    """Has Python look there first for what the user's code imports."""
+    sys.path[:] = list(dict.fromkeys([*paths, *sys.path]))
+
+
 def load(target: dict[str, Any]) -> Callable[[], Any]:
     """The `build` that `target` describes: of a file, a module, or pickled."""
-    sys.path[:] = list(dict.fromkeys([*target["paths"], *sys.path]))
+    find_modules_in(target["paths"])
     if "pickle" in target:
         import cloudpickle
 
@@ -102,8 +107,14 @@ class Server:
         self._process = Process.started(self._settings)
 
     def load(self) -> None:
-        """Imports the user's file."""
-        self._build = load(self._settings["target"])
+        """Imports the user's file; a script runs when it is to build something."""
+        target = self._settings["target"]
+        if "script" in target:
+            from distloss._audit.child.script import Script
+
+            self._build = Script(target, self._process.devices)
+        else:
+            self._build = load(target)
 
     def build(self) -> Any:
         """Calls the build function of the user."""

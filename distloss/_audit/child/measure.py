@@ -79,6 +79,7 @@ class StepUnderTest:
         self._devices, self._instruments = process.devices, process.instruments
         self._folder = process.folder
         self._built = built(build, process.devices)
+        self._notes = list(getattr(build, "notes", ()))
         self._traced: dict[str, Traced] = {}  # by the state of BatchNormalization
         self._state = State([], set())
         self._instruments.lint.rows = self._built.rows
@@ -88,7 +89,8 @@ class StepUnderTest:
     def about(self) -> dict[str, Any]:
         """What is known before it is traced."""
         has_data_set = callable(getattr(self._built.model, "dataset", None))
-        return {"rows": self._built.rows, "dataset": has_data_set}
+        rows = self._built.rows
+        return {"rows": rows, "dataset": has_data_set, "notes": self._notes}
 
     def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""

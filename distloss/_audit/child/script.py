@@ -1,0 +1,81 @@
+"""A script as it is, in a child of the audit: run up to its first training step."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+import types
+from typing import Any
+
+from distloss._audit.child.child import find_modules_in
+from distloss._audit.child.devices import Devices
+from distloss._audit.child.first_step import FirstStep, Stop
+from distloss._audit.child.stand_ins import in_place_of_strategies
+from distloss._errors import AuditError
+
+
+class Script:
+    """Stands in for `build`: gives the model and the first batch of a script.
+
+    Args:
+      target: which script, and its arguments.
+      devices: on which it runs.
+
+    Attributes:
+      notes: what is other than the script says, as pairs of what and why.
+    """
+
+    def __init__(self, target: dict[str, Any], devices: Devices) -> None:
+        self._target, self._devices = target, devices
+        self.notes: list[tuple[str, str]] = []
+
+    def __call__(self) -> tuple[Any, Any]:
+        """Runs the script; model and batch of its first training step.
+
+        Raises:
+          AuditError: it ended without one.
+          BaseException: what the script raised before.
+        """
+        self.notes, step = [], FirstStep()
+        find_modules_in(self._target["paths"])
+        with (
+            in_place_of_strategies(self._devices.strategy, self._note_strategy),
+            step.watching(),
+        ):
+            try:
+                self._run()
+            except Stop:
+                pass
+            except BaseException:
+                # After its first step, nothing that the script does matters.
+                if step.found is None:
+                    raise
+        if step.found is None:
+            raise AuditError(self._not_found())
+        self.notes += step.notes
+        return step.found
+
+    def _run(self) -> None:
+        path = pathlib.Path(self._target["script"])
+        module = types.ModuleType("__main__")
+        module.__file__ = str(path)
+        sys.modules["__main__"] = module
+        sys.argv[:] = self._target["argv"]
+        code = compile(path.read_bytes(), str(path), "exec")
+        exec(code, vars(module))
+
+    def _note_strategy(self, name: str) -> None:
+        why = f"{name} is MirroredStrategy over virtual replicas here"
+        with contextlib.suppress(ValueError):
+            self.notes.remove(("strategy", why))
+        self.notes.append(("strategy", why))
+
+    def _not_found(self) -> str:
+        return (
+            f"Expected {self._target['name']} to train. Looked for fit or "
+            "train_on_batch of a model of Keras or tf-keras, and for a strategy.run "
+            "whose function updates variables with an optimizer. Got to the end of the "
+            "script without one. Write a function build() that returns (model, batch), "
+            f"and audit {self._target['name']}:build."
+        )
