@@ -73,6 +73,7 @@ def _of_script(place: str, args: Sequence[str]) -> dict[str, Any]:
         "script": str(path),
         "file": str(path),
         "argv": [place, *args],
+        "rows": None,
         "name": place,
         "paths": [str(path.parent)],
     }

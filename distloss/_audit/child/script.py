@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import sys
 import types
@@ -11,6 +10,7 @@ from typing import Any
 from distloss._audit.child.child import find_modules_in
 from distloss._audit.child.devices import Devices
 from distloss._audit.child.first_step import FirstStep, Stop
+from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
 
@@ -24,11 +24,13 @@ class Script:
 
     Attributes:
       notes: what is other than the script says, as pairs of what and why.
+      is_full: whether all batches have as many rows, as far as is known.
     """
 
     def __init__(self, target: dict[str, Any], devices: Devices) -> None:
         self._target, self._devices = target, devices
         self.notes: list[tuple[str, str]] = []
+        self.is_full = False
 
     def __call__(self) -> tuple[Any, Any]:
         """Runs the script; model and batch of its first training step.
@@ -54,7 +56,14 @@ class Script:
         if step.found is None:
             raise AuditError(self._not_found())
         self.notes += step.notes
-        return step.found
+        return self._as_build_returns(*step.found)
+
+    def _as_build_returns(self, model: Any, batch: Batch) -> tuple[Any, Any]:
+        rows, note = batch.cut(self._target["rows"])
+        if note:
+            self.notes.append(("all rows", note))
+        self.is_full = batch.is_full
+        return model, rows
 
     def _run(self) -> None:
         path = pathlib.Path(self._target["script"])
@@ -66,10 +75,11 @@ class Script:
         exec(code, vars(module))
 
     def _note_strategy(self, name: str) -> None:
+        if name == "MirroredStrategy" or self._devices.strategy is None:
+            return
         why = f"{name} is MirroredStrategy over virtual replicas here"
-        with contextlib.suppress(ValueError):
-            self.notes.remove(("strategy", why))
-        self.notes.append(("strategy", why))
+        if ("strategy", why) not in self.notes:
+            self.notes.append(("strategy", why))
 
     def _not_found(self) -> str:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -11,31 +12,74 @@ from keras.src.trainers.data_adapters import (
     get_data_adapter,
 )
 
-from distloss._audit.child.contract import first_of, without_optionals
+from distloss._audit.child.contract import (
+    first_of,
+    leaves_of,
+    rows_between,
+    rows_of,
+    with_leaves,
+    without_optionals,
+)
 
 BATCH_SIZE = 32  # that of `fit` for arrays
+MOST_ROWS = 1024  # more make a step no more telling
 
 Given = dict[str, Any]  # the arguments of a method, by name
 
 
-def of_fit(given: Given) -> Any:
+@dataclass(frozen=True)
+class Batch:
+    """A global batch.
+
+    Attributes:
+      rows: the batch.
+      is_full: whether all batches have as many rows, as far as is known.
+    """
+
+    rows: Any
+    is_full: bool = False
+
+    def cut(self, most: int | None) -> tuple[Any, str]:
+        """At most so many rows of it, and a note on that."""
+        leaves = leaves_of(self.rows)
+        if any(not getattr(leaf, "shape", ()) for leaf in leaves):
+            return self.rows, ""  # which is refused later, in words about that
+        most, rows = most or MOST_ROWS, rows_of(self.rows)
+        if rows is None or rows <= most:
+            return self.rows, ""
+        cut = with_leaves(self.rows, [rows_between(leaf, 0, most) for leaf in leaves])
+        return cut, f"the first {most} of the {rows} rows of the batch: see --rows"
+
+
+def of_fit(given: Given) -> Batch:
     """The first batch that `fit` would make of its arguments."""
     x, y, weight = given["x"], given["y"], given["sample_weight"]
     if not array_data_adapter.can_convert_arrays((x, y, weight)):
-        return _weighted(first_of(x), given)
+        return Batch(_weighted(first_of(x), given), _is_full(x))
     if given["validation_split"]:
         (x, y, weight), _ = array_slicing.train_validation_split(
             (x, y, weight), validation_split=given["validation_split"]
         )
     size = given["batch_size"] or BATCH_SIZE
-    return _adapted(x, y, weight, batch_size=size, class_weight=given["class_weight"])
+    rows = len(tf.nest.flatten(x)[0])
+    batch = _adapted(x, y, weight, batch_size=size, class_weight=given["class_weight"])
+    return Batch(batch, rows % min(size, rows) == 0)
 
 
-def of_train_on_batch(given: Given) -> Any:
+def of_train_on_batch(given: Given) -> Batch:
     """The batch that `train_on_batch` is given."""
     x, y, weight = given["x"], given["y"], given["sample_weight"]
     rows = len(tf.nest.flatten(x)[0])
-    return _adapted(x, y, weight, batch_size=rows, class_weight=given["class_weight"])
+    about = {"batch_size": rows, "class_weight": given["class_weight"]}
+    return Batch(_adapted(x, y, weight, **about))
+
+
+def _is_full(data: Any) -> bool:
+    """Whether a data set says that all of its batches have as many rows."""
+    spec = getattr(data, "element_spec", None)
+    flat = tf.nest.flatten(spec)
+    shapes = [one.shape for one in flat if isinstance(one, tf.TensorSpec)]
+    return bool(shapes) and all(s.rank and s[0] is not None for s in shapes)
 
 
 def _weighted(batch: Any, given: Given) -> Any:
