@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 AGREES, DIFFERS, NOT_CHECKED = 0, 1, 2
 
 _EPILOG = """
-A script runs as it is, with the arguments after --, up to its first training step, which
-is probed; what comes after never runs. DISTLOSS_AUDIT=child tells it that it is audited.
+A script runs as it is, with the arguments after --, up to its first training step,
+which is probed; what comes after never runs. DISTLOSS_AUDIT=child in its environment
+tells it that it is audited.
 
 build() takes nothing and returns (model, batch): a compiled Keras model, or an object
 with trainable_variables and train_step(batch), and one global batch (x, y) or
@@ -124,6 +125,18 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="virtual CPUs, or the GPUs of this machine",
     )
+    audit.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="at most so many rows of a script's batch (default: 1024)",
+    )
+    audit.add_argument(
+        "--splits",
+        type=lambda text: tuple(text.split(",")),
+        metavar="even,uneven,empty",
+        help="how batches are split (default: as they can be split)",
+    )
     audit.add_argument("--format", choices=("text", "json", "html"), default="text")
     audit.add_argument(
         "--output", type=pathlib.Path, metavar="PATH", help="a file instead of stdout"
@@ -161,6 +174,8 @@ def _audited(arguments: argparse.Namespace, of_script: Sequence[str]) -> int:
             timeout=arguments.timeout,
             progress=progress,
             args=of_script,
+            rows=arguments.rows,
+            splits=arguments.splits,
         )
     if not _is_delivered(report, arguments.format, arguments.output):
         return NOT_CHECKED

@@ -19,11 +19,13 @@ class Target:
       name: for people.
       settings: for the child that loads it.
       folder: for files that are exchanged.
+      splits: of the batch that are to be probed; None for those that can occur.
     """
 
     name: str
     settings: dict[str, Any]
     folder: str
+    splits: tuple[str, ...] | None = None
 
 
 def target_of(
@@ -73,7 +75,6 @@ def _of_script(place: str, args: Sequence[str]) -> dict[str, Any]:
         "script": str(path),
         "file": str(path),
         "argv": [place, *args],
-        "rows": None,
         "name": place,
         "paths": [str(path.parent)],
     }

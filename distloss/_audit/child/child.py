@@ -112,7 +112,11 @@ class Server:
         if "script" in target:
             from distloss._audit.child.script import Script
 
-            self._build = Script(target, self._process.devices)
+            self._build = Script(
+                target,
+                self._process.devices.strategy,
+                self._process.instruments.places,
+            )
         else:
             self._build = load(target)
 
@@ -123,16 +127,22 @@ class Server:
         self._step = StepUnderTest(self._build, self._process)
         return self._step.about()
 
-    def rebuild(self) -> None:
-        """Calls it again, for a model and a step that are traced anew."""
+    def rebuild(self, told: int | None = None) -> Any:
+        """Calls it again, for a model and a step that are traced anew.
+
+        Args:
+          told: how many replicas a script is told that there are.
+        """
         self._step.restore()
-        self.build()
+        if told is not None:
+            self._build.told = told
+        return self.build()
 
     def answer(self, question: dict[str, Any]) -> Any:
         """The answer to one question."""
         name = question.pop("ask")
         if name in ("start", "load", "build", "rebuild"):
-            return getattr(self, name)()
+            return getattr(self, name)(**question)
         return getattr(self._step, name)(**question)
 
 

@@ -15,6 +15,7 @@ from tensorflow.python.distribute import distribute_lib
 from distloss._audit.child import script_batch
 from distloss._audit.child.loop import Call, Loop
 from distloss._audit.child.patches import replaced, when_imported
+from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.updates import Updates, instead_of_updates
 from distloss._errors import AuditError
@@ -27,12 +28,16 @@ class Stop(BaseException):
 class FirstStep:
     """What the first training step of a script trains, and on what.
 
+    Args:
+      places: notes where the script makes what.
+
     Attributes:
       found: a model or a loop, and its first batch; or None.
       notes: what is other than the script says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self.found: tuple[Any, Batch] | None = None
         self.notes: list[tuple[str, str]] = []
         self._running = False
@@ -45,8 +50,12 @@ class FirstStep:
             def watch(models: Any) -> None:
                 stack.enter_context(self._watching_fit(models.Model))
 
+            def watch_tf_keras(models: Any) -> None:
+                self._places.patch_models(models)
+                watch(models)
+
             watch(keras)
-            stack.enter_context(when_imported("tf_keras", watch))
+            stack.enter_context(when_imported("tf_keras", watch_tf_keras))
             stack.enter_context(self._watching_run())
             stack.enter_context(instead_of_updates(self._update_of_its_own))
             yield
@@ -92,7 +101,11 @@ class FirstStep:
     def _instead_of_run(self, original: Any) -> Any:
         @functools.wraps(original)
         def run(
-            strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None
+            strategy: Any,
+            fn: Any,
+            args: Any = (),
+            kwargs: Any = None,
+            options: Any = None,
         ) -> Any:
             if self.found is not None:
                 raise Stop

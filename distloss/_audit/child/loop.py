@@ -32,14 +32,16 @@ class Loop:
         self, call: Call, variables: Sequence[Any], optimizers: Sequence[Any]
     ) -> None:
         self._call = call
+        # MirroredStrategy, too, makes one graph of all replicas and not one of each.
+        self._function = getattr(call.function, "python_function", call.function)
         self.trainable_variables = list(variables)
         self.held = [*optimizers, *_used_by(call.function)]
-        self.dealt = call.dealt
+        self.dealt = call.dealt if _all_dense(call.dealt) else []
 
     def train_step(self, batch: Any) -> Any:
         """Runs the function on a replica's part of a batch."""
         args, kwargs = self._call.arguments_of(batch)
-        return self._call.function(*args, **kwargs)
+        return self._function(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,12 @@ def _used_by(function: Any) -> list[Any]:
 def _has_variables(thing: Any) -> bool:
     kinds = (keras.Layer, keras.Metric, tf.Module, keras.Variable, tf.Variable)
     return isinstance(thing, kinds) or callable(getattr(thing, "apply_gradients", None))
+
+
+def _all_dense(parts: Sequence[Any]) -> bool:
+    """Whether a digest of each row can be had."""
+    leaves = [leaf for part in parts for leaf in leaves_of(part)]
+    return not any(isinstance(x, (tf.RaggedTensor, tf.SparseTensor)) for x in leaves)
 
 
 def different(things: Iterable[Any]) -> list[Any]:

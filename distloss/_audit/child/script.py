@@ -8,8 +8,10 @@ import types
 from typing import Any
 
 from distloss._audit.child.child import find_modules_in
-from distloss._audit.child.devices import Devices
+from distloss._audit.child.contract import rows_of
+from distloss._audit.child.count import Counted
 from distloss._audit.child.first_step import FirstStep, Stop
+from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
@@ -20,15 +22,22 @@ class Script:
 
     Args:
       target: which script, and its arguments.
-      devices: on which it runs.
+      strategy: of the replicas of this process; None with Horovod.
+      places: notes where the script makes what.
 
     Attributes:
       notes: what is other than the script says, as pairs of what and why.
       is_full: whether all batches have as many rows, as far as is known.
+      rows: of its batch, before that is cut.
+      counts_replicas: whether it asks how many replicas there are.
+      told: what it hears then; None for the number that there is.
     """
 
-    def __init__(self, target: dict[str, Any], devices: Devices) -> None:
-        self._target, self._devices = target, devices
+    def __init__(self, target: dict[str, Any], strategy: Any, places: Places) -> None:
+        self._target, self._strategy, self._places = target, strategy, places
+        self.told: int | None = None
+        self.counts_replicas = False
+        self.rows = 0
         self.notes: list[tuple[str, str]] = []
         self.is_full = False
 
@@ -39,10 +48,11 @@ class Script:
           AuditError: it ended without one.
           BaseException: what the script raised before.
         """
-        self.notes, step = [], FirstStep()
+        self.notes, step, counted = [], FirstStep(self._places), Counted(self.told)
         find_modules_in(self._target["paths"])
         with (
-            in_place_of_strategies(self._devices.strategy, self._note_strategy),
+            in_place_of_strategies(self._strategy, self._note_strategy),
+            counted.watching(),
             step.watching(),
         ):
             try:
@@ -55,6 +65,7 @@ class Script:
                     raise
         if step.found is None:
             raise AuditError(self._not_found())
+        self.counts_replicas = counted.was_asked
         self.notes += step.notes
         return self._as_build_returns(*step.found)
 
@@ -62,7 +73,7 @@ class Script:
         rows, note = batch.cut(self._target["rows"])
         if note:
             self.notes.append(("all rows", note))
-        self.is_full = batch.is_full
+        self.is_full, self.rows = batch.is_full, rows_of(batch.rows)
         return model, rows
 
     def _run(self) -> None:
@@ -75,7 +86,7 @@ class Script:
         exec(code, vars(module))
 
     def _note_strategy(self, name: str) -> None:
-        if name == "MirroredStrategy" or self._devices.strategy is None:
+        if name == "MirroredStrategy" or self._strategy is None:
             return
         why = f"{name} is MirroredStrategy over virtual replicas here"
         if ("strategy", why) not in self.notes:

@@ -14,7 +14,9 @@ data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(64).batch(GLOBAL_BATCH
 dist_data = strategy.experimental_distribute_dataset(data)
 
 with strategy.scope():
-    model = keras.Sequential([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+    model = keras.Sequential(
+        [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)]
+    )
     optimizer = keras.optimizers.Adam(1e-3)
     loss_object = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="none"
@@ -27,9 +29,11 @@ def train_step(inputs):
     with tf.GradientTape() as tape:
         logits = model(features, training=True)
         per_example = loss_object(labels, logits)
-        loss = tf.nn.compute_average_loss(per_example, global_batch_size=GLOBAL_BATCH_SIZE)
+        loss = tf.nn.compute_average_loss(
+            per_example, global_batch_size=GLOBAL_BATCH_SIZE
+        )
     gradients = tape.gradient(loss, model.trainable_variables)
-    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+    optimizer.apply(gradients, model.trainable_variables)
     seen.update_state(labels, logits)
     return loss
 
@@ -40,7 +44,7 @@ def distributed_train_step(inputs):
     return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
 
-for epoch in range(2):
+for _ in range(2):
     for batch in dist_data:
         distributed_train_step(batch)
 raise RuntimeError("the script was trained to its end")

@@ -1,4 +1,4 @@
-"""Wrong: each replica takes the mean of its own rows, and the gradients are added up."""
+"""Wrong: each replica takes the mean of its own rows, and means are added up."""
 
 import keras
 import numpy as np
@@ -14,7 +14,9 @@ data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(64).batch(GLOBAL_BATCH
 dist_data = strategy.experimental_distribute_dataset(data)
 
 with strategy.scope():
-    model = keras.Sequential([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+    model = keras.Sequential(
+        [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)]
+    )
     optimizer = keras.optimizers.Adam(1e-3)
     loss_object = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="none"
@@ -29,7 +31,7 @@ def train_step(inputs):
         per_example = loss_object(labels, logits)
         loss = tf.reduce_mean(per_example)
     gradients = tape.gradient(loss, model.trainable_variables)
-    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+    optimizer.apply(gradients, model.trainable_variables)
     seen.update_state(labels, logits)
     return loss
 
@@ -40,7 +42,7 @@ def distributed_train_step(inputs):
     return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
 
-for epoch in range(2):
+for _ in range(2):
     for batch in dist_data:
         distributed_train_step(batch)
 raise RuntimeError("the script was trained to its end")
