@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,11 +53,14 @@ class Built:
 def built(build: Callable[[], Any], devices: Devices) -> Built:
     """Calls `build` in the strategy's scope, and checks what it returned.
 
+    One that `has_scope` enters that itself.
+
     Raises:
       AuditError: it is not what was asked for.
     """
     seed()
-    with devices.scope():
+    has_scope = getattr(build, "has_scope", False)
+    with contextlib.nullcontext() if has_scope else devices.scope():
         returned = build()
     model, batch = checked_pair(returned)
     adapter = compiled(model)

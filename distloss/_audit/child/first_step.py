@@ -15,10 +15,12 @@ from tensorflow.python.distribute import distribute_lib
 from distloss._audit.child import script_batch
 from distloss._audit.child.loop import Call, Loop
 from distloss._audit.child.patches import replaced, when_imported
-from distloss._audit.child.places import Places
+from distloss._audit.child.places import Places, here
 from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.updates import Updates, instead_of_updates
 from distloss._errors import AuditError
+
+MOST_UPDATES = 100  # of a loop on one device, such as a reference, that come before
 
 
 class Stop(BaseException):
@@ -33,14 +35,16 @@ class FirstStep:
 
     Attributes:
       found: a model or a loop, and its first batch; or None.
-      notes: what is other than the script says.
+      strategy: that it is run with.
+      updated_at: where the script updates variables outside of all that is looked for.
     """
 
     def __init__(self, places: Places) -> None:
         self._places = places
         self.found: tuple[Any, Batch] | None = None
-        self.notes: list[tuple[str, str]] = []
-        self._running = False
+        self.strategy: Any = None
+        self.updated_at = ""
+        self._others = 0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -82,6 +86,7 @@ class FirstStep:
                 given = signature.bind(model, *args, **kwargs)
                 given.apply_defaults()
                 self.found = (model, batch_of(given.arguments))
+                self.strategy = model.distribute_strategy
             raise Stop
 
         return stop
@@ -110,39 +115,39 @@ class FirstStep:
             if self.found is not None:
                 raise Stop
             updates = Updates()
-            with self._inside(), instead_of_updates(updates.note):
+            with instead_of_updates(updates.note):
                 result = original(strategy, fn, args, kwargs, options)
             if not updates.variables:
                 return result
             call = Call.of(strategy, fn, args, kwargs)
             loop = Loop(call, updates.variables, updates.optimizers)
             self.found = (loop, Batch(call.batch))
+            self.strategy = strategy
             raise Stop
 
         return run
 
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
-        self._running = True
-        try:
-            yield
-        finally:
-            self._running = False
-
-    def _update_of_its_own(self, optimizer: Any, _variables: list[Any]) -> None:
+    def _update_of_its_own(self, optimizer: Any, _variables: list[Any]) -> bool:
         """An optimizer that updates outside of all that can be probed.
 
         Raises:
-          AuditError: always, unless the script should have ended already.
+          AuditError: it trains, by now.
         """
         if self.found is not None:
             raise Stop
+        self._others += 1
+        if self._others == 1:
+            place = here("apply")
+            self.updated_at = f" at {place['file']}:{place['line']}" if place else ""
+        if self._others <= MOST_UPDATES:
+            return False
         raise AuditError(
-            "Expected the first training step to be a fit or train_on_batch of a model "
-            "of Keras or tf-keras, or a strategy.run whose function updates variables "
-            f"with an optimizer. Got an update by {type(optimizer).__name__} outside "
-            "of these, of which it is not known what a batch is. Write a function "
-            "build() that returns (model, batch), and audit FILE.py:build."
+            "Expected the script to train in fit or train_on_batch of a model of Keras "
+            "or tf-keras, or in a strategy.run whose function updates variables with "
+            f"an optimizer. Got {MOST_UPDATES} updates by {type(optimizer).__name__}"
+            f"{self.updated_at} outside of these, where it is not known what a batch "
+            "is. Write a function build() that returns (model, batch), and audit "
+            "FILE.py:build."
         )
 
 

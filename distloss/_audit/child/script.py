@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 import types
@@ -10,11 +11,18 @@ from typing import Any
 from distloss._audit.child.child import find_modules_in
 from distloss._audit.child.contract import rows_of
 from distloss._audit.child.count import Counted
+from distloss._audit.child.determinism import seed
 from distloss._audit.child.first_step import FirstStep, Stop
 from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
+
+_NONE = "the script makes none: it runs in the scope of MirroredStrategy here"
+_OUTSIDE = (
+    "the script makes one, and its first training step is outside of its scope, on one "
+    "device: here it runs in that scope"
+)
 
 
 class Script:
@@ -30,14 +38,18 @@ class Script:
       is_full: whether all batches have as many rows, as far as is known.
       rows: of its batch, before that is cut.
       counts_replicas: whether it asks how many replicas there are.
+      has_scope: it enters the scope of the strategy itself.
       told: what it hears then; None for the number that there is.
     """
+
+    has_scope = True
 
     def __init__(self, target: dict[str, Any], strategy: Any, places: Places) -> None:
         self._target, self._strategy, self._places = target, strategy, places
         self.told: int | None = None
         self.counts_replicas = False
         self.rows = 0
+        self._made = False  # a strategy
         self.notes: list[tuple[str, str]] = []
         self.is_full = False
 
@@ -48,9 +60,21 @@ class Script:
           AuditError: it ended without one.
           BaseException: what the script raised before.
         """
-        self.notes, step, counted = [], FirstStep(self._places), Counted(self.told)
         find_modules_in(self._target["paths"])
+        step = self._first_step(contextlib.nullcontext())
+        if self._strategy is not None and step.strategy is not self._strategy:
+            # It makes no strategy, or trains outside of its scope.
+            step = self._first_step(self._strategy.scope())
+            self._note(_OUTSIDE if self._made else _NONE)
+        return self._as_build_returns(*step.found)
+
+    def _first_step(self, scope: Any) -> FirstStep:
+        """The first training step of the script, run in `scope`."""
+        self.notes, self._made = [], False
+        step, counted = FirstStep(self._places), Counted(self.told)
+        seed()  # for what the script draws
         with (
+            scope,
             in_place_of_strategies(self._strategy, self._note_strategy),
             counted.watching(),
             step.watching(),
@@ -64,10 +88,9 @@ class Script:
                 if step.found is None:
                     raise
         if step.found is None:
-            raise AuditError(self._not_found())
+            raise AuditError(self._not_found(step.updated_at))
         self.counts_replicas = counted.was_asked
-        self.notes += step.notes
-        return self._as_build_returns(*step.found)
+        return step
 
     def _as_build_returns(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         rows, note = batch.cut(self._target["rows"])
@@ -86,17 +109,22 @@ class Script:
         exec(code, vars(module))
 
     def _note_strategy(self, name: str) -> None:
-        if name == "MirroredStrategy" or self._strategy is None:
-            return
-        why = f"{name} is MirroredStrategy over virtual replicas here"
-        if ("strategy", why) not in self.notes:
+        self._made = True
+        if name != "MirroredStrategy":
+            self._note(f"{name} is MirroredStrategy over virtual replicas here")
+
+    def _note(self, why: str) -> None:
+        if self._strategy is not None and ("strategy", why) not in self.notes:
             self.notes.append(("strategy", why))
 
-    def _not_found(self) -> str:
+    def _not_found(self, updated_at: str) -> str:
+        got = "Got to the end of the script without one"
+        if updated_at:
+            got += f", though an optimizer updates variables{updated_at}"
         return (
             f"Expected {self._target['name']} to train. Looked for fit or "
             "train_on_batch of a model of Keras or tf-keras, and for a strategy.run "
-            "whose function updates variables with an optimizer. Got to the end of the "
-            "script without one. Write a function build() that returns (model, batch), "
-            f"and audit {self._target['name']}:build."
+            f"whose function updates variables with an optimizer. {got}. Write a "
+            "function build() that returns (model, batch), and audit "
+            f"{self._target['name']}:build."
         )
