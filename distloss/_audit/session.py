@@ -204,7 +204,8 @@ class Session:
         self._judge_builds(baseline)
         if failures and not self._findings:
             raise AuditError(failures[0])
-        self._findings = self._advised(diagnosis.reviewed(self._findings))
+        found = diagnosis.reviewed(self._findings)
+        self._findings = self._advised(self._located(found, baseline.facts))
 
     def _compare(self, baseline: Baseline) -> list[str]:
         """Each number of replicas with one; why some could not be run."""
@@ -253,10 +254,9 @@ class Session:
         return baseline.tolerance.apart(again, first)
 
     def _advised(self, findings: Sequence[Finding]) -> list[Finding]:
-        """The findings, with remedies in terms of this model, and where to look."""
+        """The findings, with remedies in terms of this model."""
         if not findings:
             return []
-        findings = self._located(findings)
         try:
             model = Model(**self._children.ask(1, "advice")[0])
         except ChildError:
@@ -265,12 +265,17 @@ class Session:
             dataclasses.replace(f, remedy=remedy_for(f.remedy, model)) for f in findings
         ]
 
-    def _located(self, findings: Sequence[Finding]) -> list[Finding]:
+    def _located(self, findings: Sequence[Finding], facts: StepFacts) -> list[Finding]:
+        """The findings, with the place in the user's code where each comes from."""
+        if not findings:
+            return []
         try:
             places = self._children.ask(1, "places")[0]
         except ChildError:
             return list(findings)
         found = {what: Location(**place) for what, place in places.items()}
+        if facts.clips_by_hand and not facts.clips and "loss" in found:
+            found["optimizer"] = found["loss"]
         return [
             dataclasses.replace(f, location=found.get(CAUSES[f.cause].made_with))
             for f in findings

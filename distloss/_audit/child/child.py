@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.keeper import die_with_parent
 from distloss._errors import DistlossError
 from distloss._package import FOLDER
@@ -56,11 +57,6 @@ class Connection:
     def answer(self, value: Any) -> None:
         """Sends one."""
         self._socket.sendall(json.dumps(value).encode() + b"\n")
-
-
-def find_modules_in(paths: list[str]) -> None:
-    """Has Python look there first for what the user's code imports."""
-    sys.path[:] = list(dict.fromkeys([*paths, *sys.path]))
 
 
 def load(target: dict[str, Any]) -> Callable[[], Any]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
 from distloss._audit.child import script_batch
+from distloss._audit.child.full_batches import rows_of_all
 from distloss._audit.child.loop import Call, Loop
 from distloss._audit.child.patches import replaced, when_imported
 from distloss._audit.child.places import Places, here
@@ -45,6 +46,7 @@ class FirstStep:
         self.strategy: Any = None
         self.updated_at = ""
         self._others = 0
+        self._dealt: set[int] = set()  # rows of all batches, of each data set
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -98,10 +100,23 @@ class FirstStep:
         eagerly = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)
         try:
-            with replaced(base, run=self._instead_of_run(base.run)):
+            distribute = base.experimental_distribute_dataset
+            with replaced(
+                base,
+                run=self._instead_of_run(base.run),
+                experimental_distribute_dataset=self._noting(distribute),
+            ):
                 yield
         finally:
             tf.config.run_functions_eagerly(eagerly)
+
+    def _noting(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def distribute(strategy: Any, dataset: Any, *args: Any, **more: Any) -> Any:
+            self._dealt.add(rows_of_all(dataset))
+            return original(strategy, dataset, *args, **more)
+
+        return distribute
 
     def _instead_of_run(self, original: Any) -> Any:
         @functools.wraps(original)
@@ -121,7 +136,10 @@ class FirstStep:
                 return result
             call = Call.of(strategy, fn, args, kwargs)
             loop = Loop(call, updates.variables, updates.optimizers)
-            self.found = (loop, Batch(call.batch))
+            batch = Batch(call.batch)
+            if len(self._dealt) == 1:
+                batch = batch.full(*self._dealt)
+            self.found = (loop, batch)
             self.strategy = strategy
             raise Stop
 

@@ -82,18 +82,22 @@ class Call:
             )
         replicas = strategy.num_replicas_in_sync
 
+        pairs = list(zip(parts, is_batch, strict=True))
+
         def chosen(of: Callable[[Any], Any]) -> Any:
-            pairs = zip(parts, is_batch, strict=True)
             flat = [of(part) if is_one else None for part, is_one in pairs]
             return _unwrapped(tf.nest.pack_sequence_as(nest, flat))
 
-        pairs = zip(parts, is_batch, strict=True)
+        def of_replica(index: int) -> Any:
+            # What is no value of each replica, all of them get.
+            return chosen(lambda part: part[index if len(part) > 1 else 0])
+
         others = [None if is_one else part[0] for part, is_one in pairs]
         return cls(
             function,
             tf.nest.pack_sequence_as(nest, others),
             chosen(_together),
-            [chosen(lambda p, i=i: p[i % len(p)]) for i in range(replicas)],
+            [of_replica(index) for index in range(replicas)],
         )
 
     def arguments_of(self, batch: Any) -> Any:

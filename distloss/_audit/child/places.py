@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 import sys
 import sysconfig
 import tempfile
@@ -22,8 +21,11 @@ from distloss._package import FOLDER
 Place = dict[str, Any]
 
 _OTHERS = tuple(
-    str(pathlib.Path(path)) + os.sep
-    for path in (FOLDER, *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    os.path.join(path, "")
+    for path in (
+        str(FOLDER),
+        *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    )
 )
 
 

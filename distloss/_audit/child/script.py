@@ -8,15 +8,18 @@ import sys
 import types
 from typing import Any
 
-from distloss._audit.child.child import find_modules_in
+import keras
+
 from distloss._audit.child.contract import rows_of
 from distloss._audit.child.count import Counted
 from distloss._audit.child.determinism import seed
 from distloss._audit.child.first_step import FirstStep, Stop
+from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
+from distloss._keras import tf_keras
 
 _NONE = "the script makes none: it runs in the scope of MirroredStrategy here"
 _OUTSIDE = (
@@ -66,10 +69,11 @@ class Script:
             # It makes no strategy, or trains outside of its scope.
             step = self._first_step(self._strategy.scope())
             self._note(_OUTSIDE if self._made else _NONE)
+        assert step.found is not None  # see there
         return self._as_build_returns(*step.found)
 
     def _first_step(self, scope: Any) -> FirstStep:
-        """The first training step of the script, run in `scope`."""
+        """The first training step of the script, run in `scope`, which was found."""
         self.notes, self._made = [], False
         step, counted = FirstStep(self._places), Counted(self.told)
         seed()  # for what the script draws
@@ -97,6 +101,15 @@ class Script:
         if note:
             self.notes.append(("all rows", note))
         self.is_full, self.rows = batch.is_full, rows_of(batch.rows)
+        if tf_keras.is_model(model) and not model.built:
+            # Weights are made in the first step; until then one cannot ask for them.
+            scope = (
+                contextlib.nullcontext
+                if self._strategy is None
+                else self._strategy.scope
+            )
+            with scope():
+                model(keras.utils.unpack_x_y_sample_weight(rows)[0])
         return model, rows
 
     def _run(self) -> None:

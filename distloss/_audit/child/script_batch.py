@@ -20,6 +20,7 @@ from distloss._audit.child.contract import (
     with_leaves,
     without_optionals,
 )
+from distloss._audit.child.full_batches import rows_of_all
 
 BATCH_SIZE = 32  # that of `fit` for arrays
 MOST_ROWS = 1024  # more make a step no more telling
@@ -39,6 +40,12 @@ class Batch:
     rows: Any
     is_full: bool = False
 
+    def full(self, rows: int) -> Batch:
+        """The same of a data set whose batches all have `rows`, if this one has."""
+        leaves = leaves_of(self.rows)
+        has_rows = all(getattr(leaf, "shape", ()) for leaf in leaves)
+        return Batch(self.rows, has_rows and rows_of(self.rows) == rows)
+
     def cut(self, most: int | None) -> tuple[Any, str]:
         """At most so many rows of it, and a note on that."""
         leaves = leaves_of(self.rows)
@@ -55,7 +62,8 @@ def of_fit(given: Given) -> Batch:
     """The first batch that `fit` would make of its arguments."""
     x, y, weight = given["x"], given["y"], given["sample_weight"]
     if not array_data_adapter.can_convert_arrays((x, y, weight)):
-        return Batch(_weighted(first_of(x), given), _is_full(x))
+        batch = Batch(_weighted(first_of(x), given))
+        return batch.full(rows_of_all(x))
     if given["validation_split"]:
         (x, y, weight), _ = array_slicing.train_validation_split(
             (x, y, weight), validation_split=given["validation_split"]
@@ -72,14 +80,6 @@ def of_train_on_batch(given: Given) -> Batch:
     rows = len(tf.nest.flatten(x)[0])
     about = {"batch_size": rows, "class_weight": given["class_weight"]}
     return Batch(_adapted(x, y, weight, **about))
-
-
-def _is_full(data: Any) -> bool:
-    """Whether a data set says that all of its batches have as many rows."""
-    spec = getattr(data, "element_spec", None)
-    flat = tf.nest.flatten(spec)
-    shapes = [one.shape for one in flat if isinstance(one, tf.TensorSpec)]
-    return bool(shapes) and all(s.rank and s[0] is not None for s in shapes)
 
 
 def _weighted(batch: Any, given: Given) -> Any:

@@ -30,7 +30,7 @@ def train_step(inputs):
         logits = model(features, training=True)
         per_example = loss_object(labels, logits)
         loss = tf.reduce_mean(per_example)
-    gradients = tape.gradient(loss, model.trainable_variables)
+    gradients = tape.gradient(loss, model.trainable_variables)  # here
     optimizer.apply(gradients, model.trainable_variables)
     seen.update_state(labels, logits)
     return loss
