@@ -86,7 +86,7 @@ class Cause:
       may_be_chance: whether a step may only seem to have it, because `build()` draws
         other random numbers each time.
       beyond_rounding: whether the same step in float64 need not show it.
-      made_with: what it is about: the "loss", the "optimizer" or a "layer".
+      made_with: what it is about: the "loss", the "optimizer", a "layer" or the "data".
     """
 
     slug: str

@@ -8,10 +8,12 @@ its data; the training step itself knows how many replicas there are.
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
@@ -39,7 +41,7 @@ class Counted:
         base = distribute_lib.StrategyBase
         real = base.num_replicas_in_sync.fget
 
-        def number(strategy: Any) -> int:
+        def number(strategy: Any) -> Any:
             count = int(real(strategy))
             if not is_of_user(sys._getframe(1)):
                 return count
@@ -57,54 +59,97 @@ class Counted:
         return self._prepares
 
 
-class Told(int):
-    """A number that a script was told; in a training step it is what it really is."""
+class _Number:
+    """A number that was told; where a step computes with it, it is what it really is.
 
-    _real: float
-    _is_on: Callable[[], bool]
+    No number of Python, which would answer a division by itself without a word.
 
-    def __new__(cls, told: int, real: float, is_on: Callable[[], bool]) -> Told:
-        """A whole number, with what it really is, and whether it is that now."""
-        made = super().__new__(cls, told)
-        made._real, made._is_on = real, is_on
-        return made
+    Args:
+      told: what is heard.
+      real: what it really is.
+      is_on: whether it is the former now.
+    """
+
+    def __init__(self, told: Any, real: Any, is_on: Callable[[], bool]) -> None:
+        self.told, self.real, self.is_on = told, real, is_on
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
         """What TensorFlow computes with."""
-        return _as_tensor(self, int(self), dtype, name)
+        value = self.told if self.is_on() else self.real
+        # The dtype that TensorFlow takes such a number as, if it does not ask for one.
+        return tf.constant(value, dtype or tf.constant(self.told).dtype, name=name)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.told, dtype)
+
+    def __float__(self) -> float:
+        return float(self.told)
+
+    def __int__(self) -> int:
+        return int(self.told)
+
+    def __format__(self, form: str) -> str:
+        return format(self.told, form)
+
+    def __repr__(self) -> str:
+        return repr(self.told)
+
+    def __bool__(self) -> bool:
+        return bool(self.told)
+
+    def __hash__(self) -> int:
+        return hash(self.told)
 
     def __rtruediv__(self, other: Any) -> Any:
-        """A share of one replica, such as 1 / strategy.num_replicas_in_sync."""
-        if not isinstance(other, (int, float)):
-            return NotImplemented
-        return ToldShare(other / int(self), other / self._real, self._is_on)
+        if tf.is_tensor(other):
+            return other / self.__tf_tensor__(other.dtype)
+        return Share(other / self.told, other / self.real, self.is_on)
 
     def __rfloordiv__(self, other: Any) -> Any:
-        """The same in whole numbers, such as the rows of a replica."""
-        if not isinstance(other, int):
-            return NotImplemented
-        return Told(other // int(self), other // self._real, self._is_on)
+        if tf.is_tensor(other):
+            return other // self.__tf_tensor__(other.dtype)
+        return Told(other // self.told, other // self.real, self.is_on)
 
 
-class ToldShare(float):
-    """The same for a share."""
+class Told(_Number):
+    """A whole number: what comes of it is told, too, but for a share of one replica."""
 
-    _real: float
-    _is_on: Callable[[], bool]
-
-    def __new__(cls, told: float, real: float, is_on: Callable[[], bool]) -> ToldShare:
-        """A number, with what it really is, and whether it is that now."""
-        made = super().__new__(cls, told)
-        made._real, made._is_on = real, is_on
-        return made
-
-    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
-        """What TensorFlow computes with."""
-        return _as_tensor(self, float(self), dtype, name)
+    def __index__(self) -> int:
+        return int(self.told)
 
 
-def _as_tensor(
-    number: Told | ToldShare, told: float, dtype: Any, name: str | None
-) -> tf.Tensor:
-    value = told if number._is_on() else number._real
-    return tf.constant(value, dtype or tf.as_dtype(type(told)), name=name)
+class Share(_Number):
+    """A share, such as 1 / strategy.num_replicas_in_sync, or some times that."""
+
+    def __mul__(self, other: Any) -> Any:
+        if tf.is_tensor(other):
+            return self.__tf_tensor__(other.dtype) * other
+        return Share(self.told * other, self.real * other, self.is_on)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other
+
+
+def _as_told(compute: Callable[..., Any], *, reflected: bool) -> Callable[..., Any]:
+    """An operator that sees what was told; with a tensor, what is so in a step."""
+
+    def operate(this: _Number, *others: Any) -> Any:
+        tensors = [one for one in others if tf.is_tensor(one)]
+        mine = this.__tf_tensor__(tensors[0].dtype) if tensors else this.told
+        both = [mine, *(o.told if isinstance(o, _Number) else o for o in others)]
+        return compute(*(reversed(both) if reflected else both))
+
+    return operate
+
+
+_REFLECTED = ("add", "sub", "mul", "mod", "pow")
+_OTHERS = ("truediv", "floordiv", "eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")
+for _class in (Told, Share):
+    for _name in (*_REFLECTED, *_OTHERS):
+        if f"__{_name}__" not in vars(_class):
+            _own = _as_told(getattr(operator, _name), reflected=False)
+            setattr(_class, f"__{_name}__", _own)
+    for _name in _REFLECTED:
+        if f"__r{_name}__" not in vars(_class):
+            _own = _as_told(getattr(operator, _name), reflected=True)
+            setattr(_class, f"__r{_name}__", _own)

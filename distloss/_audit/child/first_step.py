@@ -48,6 +48,16 @@ class FirstStep:
         self._others = 0
         self._dealt: set[int] = set()  # rows of all batches, of each data set
 
+    def taken(self) -> tuple[Any, Batch]:
+        """What was found.
+
+        Raises:
+          LookupError: nothing was.
+        """
+        if self.found is None:
+            raise LookupError("no training step was found")
+        return self.found
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """In here the first training step ends the script."""
@@ -101,10 +111,12 @@ class FirstStep:
         tf.config.run_functions_eagerly(True)
         try:
             distribute = base.experimental_distribute_dataset
+            from_function = base.distribute_datasets_from_function
             with replaced(
                 base,
                 run=self._instead_of_run(base.run),
                 experimental_distribute_dataset=self._noting(distribute),
+                distribute_datasets_from_function=self._noting(from_function),
             ):
                 yield
         finally:
@@ -114,6 +126,7 @@ class FirstStep:
         @functools.wraps(original)
         def distribute(strategy: Any, dataset: Any, *args: Any, **more: Any) -> Any:
             self._dealt.add(rows_of_all(dataset))
+            self._places.data = self._places.data or here(original.__name__)
             return original(strategy, dataset, *args, **more)
 
         return distribute
@@ -134,6 +147,7 @@ class FirstStep:
                 result = original(strategy, fn, args, kwargs, options)
             if not updates.variables:
                 return result
+            self._places.data = self._places.data or here("run")
             call = Call.of(strategy, fn, args, kwargs)
             loop = Loop(call, updates.variables, updates.optimizers)
             batch = Batch(call.batch)

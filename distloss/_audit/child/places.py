@@ -57,13 +57,18 @@ def _short(path: str) -> str:
 
 
 class Places:
-    """Where models were compiled, optimizers and layers made, gradients taken."""
+    """Where models were compiled, optimizers and layers made, gradients taken.
+
+    Attributes:
+      data: where a data set, or a batch, is dealt out to replicas.
+    """
 
     def __init__(self) -> None:
         self._made: dict[
             int, tuple[Any, Place]
         ] = {}  # the object, so that its id stays
         self._gradient: Place | None = None
+        self.data: Place | None = None
 
     def patch(self) -> None:
         """Notes this from now on, for Keras 3."""
@@ -113,6 +118,7 @@ class Places:
             "loss": self._gradient or self._place([model]),
             "optimizer": self._place(optimizers_of(model)),
             "layer": self._place(layers),
+            "data": self.data,
         }
         return {what: place for what, place in found.items() if place}
 

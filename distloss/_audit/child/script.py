@@ -69,11 +69,10 @@ class Script:
             # It makes no strategy, or trains outside of its scope.
             step = self._first_step(self._strategy.scope())
             self._note(_OUTSIDE if self._made else _NONE)
-        assert step.found is not None  # see there
-        return self._as_build_returns(*step.found)
+        return self._as_build_returns(*step.taken())
 
     def _first_step(self, scope: Any) -> FirstStep:
-        """The first training step of the script, run in `scope`, which was found."""
+        """The first training step of the script, run in `scope`."""
         self.notes, self._made = [], False
         step, counted = FirstStep(self._places), Counted(self.told)
         seed()  # for what the script draws
@@ -100,6 +99,9 @@ class Script:
         rows, note = batch.cut(self._target["rows"])
         if note:
             self.notes.append(("all rows", note))
+        if self.told is not None:
+            why = f"the script asks how many replicas there are, and hears {self.told}"
+            self.notes.append(("batch that grows with the replicas", why))
         self.is_full, self.rows = batch.is_full, rows_of(batch.rows)
         if tf_keras.is_model(model) and not model.built:
             # Weights are made in the first step; until then one cannot ask for them.

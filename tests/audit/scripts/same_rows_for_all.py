@@ -18,11 +18,11 @@ def step(batch, scale):
         with tf.GradientTape() as tape:
             squares = tf.square(model(rows, training=True)[:, 0] - rows[:, 0])
             loss = scale * tf.nn.compute_average_loss(squares)
-        gradients = tape.gradient(loss, model.trainable_variables)  # here
+        gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
-    return strategy.run(replica_step, args=(batch,), kwargs={"scale": scale})
+    return strategy.run(replica_step, args=(batch,), kwargs={"scale": scale})  # here
 
 
 step(tf.constant(x), tf.constant(2.0))
