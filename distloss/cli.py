@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from distloss._audit import output
 from distloss._audit.report.printable import printable
+from distloss._audit.report.render import OFFERED
 from distloss._errors import DistlossError
 
 if TYPE_CHECKING:
@@ -84,6 +85,28 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _ListCauses(argparse.Action):
+    """Shows all causes, instead of an audit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from distloss._audit.checks import glossary
+
+        output.show(glossary.listed())
+        parser.exit()
+
+
+class _Explain(argparse.Action):
+    """Shows one cause, instead of an audit."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: Any, slug: Any, *__: Any
+    ) -> NoReturn:
+        from distloss._audit.checks import glossary
+
+        output.show(glossary.explained(slug))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="distloss",
@@ -137,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="even,uneven,empty",
         help="how batches are split (default: as they can be split)",
     )
-    audit.add_argument("--format", choices=("text", "json", "html"), default="text")
+    audit.add_argument("--format", choices=OFFERED, default=OFFERED[0])
     audit.add_argument(
         "--output", type=pathlib.Path, metavar="PATH", help="a file instead of stdout"
     )
@@ -146,6 +169,15 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SECONDS",
         help="for importing, building, tracing and each step (defaults differ)",
+    )
+    audit.add_argument(
+        "--list-causes", action=_ListCauses, nargs=0, help="print all causes and exit"
+    )
+    audit.add_argument(
+        "--explain",
+        action=_Explain,
+        metavar="CAUSE",
+        help="print what a cause means and what to change, and exit",
     )
     return parser
 

@@ -16,7 +16,7 @@ from distloss._audit.child.determinism import seed
 from distloss._audit.child.first_step import FirstStep, Stop
 from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.child.places import Places
-from distloss._audit.child.script_batch import Batch
+from distloss._audit.child.script_batch import Batch, as_it_is
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
@@ -112,7 +112,7 @@ class Script:
             )
             with scope():
                 model(keras.utils.unpack_x_y_sample_weight(rows)[0])
-        return model, rows
+        return model, as_it_is(rows) if isinstance(model, keras.Model) else rows
 
     def _run(self) -> None:
         path = pathlib.Path(self._target["script"])

@@ -58,6 +58,11 @@ class Batch:
         return cut, f"the first {most} of the {rows} rows of the batch: see --rows"
 
 
+def as_it_is(rows: Any) -> Any:
+    """A batch that `fit` would hand to a step, so that it is not changed again."""
+    return tf.data.Dataset.from_tensors(rows)
+
+
 def of_fit(given: Given) -> Batch:
     """The first batch that `fit` would make of its arguments."""
     x, y, weight = given["x"], given["y"], given["sample_weight"]
