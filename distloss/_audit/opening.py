@@ -22,12 +22,14 @@ class Opening:
     Attributes:
       rows: of that batch.
       always: how many rows all batches of a script have; 0 if that is not known.
+      cut_from: how many rows the batch had before it was cut; 0 if it was not.
       findings: what is wrong with who gets which rows.
       skipped: what a script says, and is not done.
     """
 
     rows: int
     always: int = 0
+    cut_from: int = 0
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -60,9 +62,9 @@ def opened(children: Children, folder: str, *, float64: bool) -> Opening:
             findings = [f for f in findings if f.cause != unmeant]
     _share(children, source, str(pathlib.Path(folder) / BATCH), float64=float64)
     notes = [Skipped(check, why) for check, why in about[source]["notes"]]
-    return Opening(
-        int(about[source]["rows"]), int(about[source]["always"]), findings, notes
-    )
+    own = about[source]
+    cut_from = own["rows_of_script"] if own["rows_of_script"] > own["rows"] else 0
+    return Opening(own["rows"], own["always"], cut_from, findings, notes)
 
 
 def _first(answers: dict[int, list[Any]]) -> dict[int, Any]:

@@ -139,10 +139,8 @@ class Session:
         opening = opened(self._children, folder, float64=self._float64)
         self._findings += opening.findings
         self._skipped += opening.skipped
-        facts = dataclasses.replace(
-            self._facts(opening.rows),
-            always=opening.always,
-            splits=self._target.splits,
+        facts = self._facts(opening.rows).of_script(
+            opening.always, opening.cut_from, self._target.splits
         )
         self._share_weights(facts)
         baseline = calibrated(self._observer.look, facts, self._observer.patient)

@@ -85,6 +85,11 @@ def test_a_right_script_is_found_right(name):
     assert "even split" in {m.probe for m in report.measured}
 
 
+def test_a_batch_that_was_cut_is_no_other_number_of_rows():
+    """The loop divides by 16, the rows that its batch has."""
+    assert audited("loop_right", rows=8).agrees
+
+
 @pytest.mark.parametrize("name", some(NO_VERDICT, 3))
 def test_what_cannot_be_captured_is_said(name):
     with pytest.raises(AuditError, match=NO_VERDICT[name]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,18 @@ class StepFacts:
     batch_sizes: tuple[int, ...] = ()
     always: int = 0
     splits: tuple[str, ...] | None = None
+
+    def of_script(
+        self, always: int, cut_from: int, splits: tuple[str, ...] | None
+    ) -> StepFacts:
+        """The same, with what a script says; a cut batch is not the one it counts."""
+        return dataclasses.replace(
+            self,
+            always=always,
+            splits=splits,
+            constants=tuple(c for c in self.constants if c != cut_from),
+            batch_sizes=tuple(c for c in self.batch_sizes if c != cut_from),
+        )
 
     def why_not(self, split: str, replicas: int) -> str:
         """Why a split of the batch is not to be probed; "" if it is."""
