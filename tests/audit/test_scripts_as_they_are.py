@@ -15,9 +15,12 @@ from chosen import some
 
 import distloss
 from distloss import cli
+from distloss._audit.checks.table import CAUSES
 from distloss._audit.child.count import Told
 from distloss._audit.child.full_batches import rows_of_all
 from distloss._audit.child.loop import Call
+from distloss._audit.report.findings import Finding, Location, Report
+from distloss._audit.report.render import rendered
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
@@ -128,6 +131,37 @@ def test_the_command_takes_arguments_of_the_script_and_says_where(capfd):
 def test_wrong_arguments_are_refused_before_anything_runs(target, options, error):
     with pytest.raises(error, match="Expected"):
         distloss.audit(target, **options)
+
+
+@pytest.mark.parametrize("form", ["text", "plain", "html", "json"])
+def test_every_format_says_where_to_look(form, tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text("first\nmodel.compile(<loss>)\nlast\n")
+    place = Location(str(file), 2, "compile")
+    found = Finding("sum-of-means", 2, 2.0, 0.0, (), "So.", "Mend it.", (), place)
+    report = Report("train.py", "strategy", (1, 2), (found,), ())
+    shown = "".join(line.strip("│ ") for line in rendered(report, form).splitlines())
+    if form == "json":
+        assert '"line": 2,"call": "compile"' in shown
+    else:
+        assert f"{file}:2 (compile)" in shown
+    assert ("model.compile(&lt;loss&gt;)</b>" in shown) == (form == "html")
+    file.unlink()
+    assert "sum-of-means" in rendered(report, form)
+
+
+def test_causes_are_listed_and_explained(capfd):
+    for arguments, words in {
+        ("--list-causes",): [*CAUSES],
+        ("--explain", "empty-replica"): ["The step raises on a replica", "To mend it"],
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["audit", *arguments])
+        assert not ended.value.code
+        shown = capfd.readouterr().out
+        assert all(word in shown for word in words)
+    assert cli.main(["audit", "--explain", "x"]) == 2
+    assert "a cause that the audit names. Got 'x'" in capfd.readouterr().err
 
 
 # -- which data always comes in full batches
