@@ -64,7 +64,7 @@ def in_place_of_strategies(
         if strategy is not None:
             for name, cls in _CLASSES.items():
                 stack.enter_context(_giving(strategy, cls, name, note))
-            stack.enter_context(replaced(_PARAMETER_SERVER, __new__=_refused))
+            stack.enter_context(_new(_PARAMETER_SERVER, _refused))
         stack.enter_context(_without_devices_of_its_own())
         yield
 
@@ -84,8 +84,26 @@ def _giving(
         if this is not strategy:
             initialize(this, *args, **kwargs)
 
-    with replaced(cls, __new__=new, __init__=init):
+    with _new(cls, new), replaced(cls, __init__=init):
         yield
+
+
+@contextlib.contextmanager
+def _new(cls: Any, new: Callable[..., Any]) -> Iterator[None]:
+    """In here instances of `cls` are made by `new`.
+
+    A class that once had a `__new__` keeps one: without it, Python would refuse the
+    arguments of `__init__` from then on.
+    """
+    cls.__new__ = new
+    try:
+        yield
+    finally:
+        cls.__new__ = _as_ever
+
+
+def _as_ever(made: Any, *_args: Any, **_kwargs: Any) -> Any:
+    return object.__new__(made)
 
 
 def _refused(*_args: Any, **_kwargs: Any) -> Any:
