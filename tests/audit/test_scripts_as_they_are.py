@@ -35,6 +35,7 @@ WRONG = {
     "own_train_step_wrong": ["sum-of-means"],
     "loop_clips_by_hand": ["clip-before-sum"],
     "train_on_batch": ["sum-of-means"],
+    "tf_keras_loop": ["sum-of-means"],
 }
 RIGHT = {
     "loop_divides_by_replicas": (),
@@ -44,6 +45,7 @@ RIGHT = {
     "own_train_step_right": (),
     "loop_right": (),
     "swallows": (),
+    "gan": (),
 }
 NO_VERDICT = {
     "plain_loop": r"100 updates by SGD at .*plain_loop.py:13 .*a function build\(\)",
