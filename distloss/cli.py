@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from distloss._audit import output
 from distloss._audit.report.printable import printable
+from distloss._audit.report.render import OFFERED
 from distloss._errors import DistlossError
 from distloss._lint import command
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 AGREES, DIFFERS, NOT_CHECKED = 0, 1, 2
 
 _EPILOG = """
+A script runs as it is, with the arguments after --, up to its first training step,
+which is probed; what comes after never runs. DISTLOSS_AUDIT=child in its environment
+tells it that it is audited.
+
 build() takes nothing and returns (model, batch): a compiled Keras model, or an object
 with trainable_variables and train_step(batch), and one global batch (x, y) or
 (x, y, sample_weight) in NumPy. It is called inside strategy.scope().
@@ -33,7 +39,9 @@ could not be written
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
-        arguments = _parser().parse_args(argv)
+        own, of_script = _divided(sys.argv[1:] if argv is None else argv)
+        known = argparse.Namespace(of_script=of_script)
+        arguments = _parser().parse_args(own, known)
         return int(arguments.run(arguments))
     except SystemExit:  # argparse has said why, or has helped
         output.flush()
@@ -44,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = _told(error)
     output.say(f"distloss: {told}")
     return NOT_CHECKED
+
+
+def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before `--`, and after it: the arguments of the audited script."""
+    if list(argv[:1]) != ["audit"]:
+        return list(argv), []
+    before = list(itertools.takewhile(lambda one: one != "--", argv))
+    return before, list(argv[len(before) + 1 :])
 
 
 def _told(error: Exception) -> str:
@@ -75,6 +91,28 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _ListCauses(argparse.Action):
+    """Shows all causes, instead of an audit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from distloss._audit.checks import glossary
+
+        output.show(glossary.listed())
+        parser.exit()
+
+
+class _Explain(argparse.Action):
+    """Shows one cause, instead of an audit."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: Any, slug: Any, *__: Any
+    ) -> NoReturn:
+        from distloss._audit.checks import glossary
+
+        output.show(glossary.explained(slug))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="distloss",
@@ -92,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    audit.add_argument("build", help="FILE.py:build or package.module:build")
+    audit.add_argument(
+        "build",
+        metavar="TARGET",
+        help="a script FILE.py, FILE.py:build or package.module:build",
+    )
     audit.add_argument(
         "--replicas",
         type=_counts,
@@ -112,7 +154,19 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="virtual CPUs, or the GPUs of this machine",
     )
-    audit.add_argument("--format", choices=("text", "json", "html"), default="text")
+    audit.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="at most so many rows of a script's batch (default: 1024)",
+    )
+    audit.add_argument(
+        "--splits",
+        type=lambda text: tuple(text.split(",")),
+        metavar="even,uneven,empty",
+        help="how batches are split (default: as they can be split)",
+    )
+    audit.add_argument("--format", choices=OFFERED, default=OFFERED[0])
     audit.add_argument(
         "--output", type=pathlib.Path, metavar="PATH", help="a file instead of stdout"
     )
@@ -126,6 +180,15 @@ def _parser() -> argparse.ArgumentParser:
         "--fix",
         action="store_true",
         help="mend a copy of FILE.py, audit that, and keep it if it agrees",
+    )
+    audit.add_argument(
+        "--list-causes", action=_ListCauses, nargs=0, help="print all causes and exit"
+    )
+    audit.add_argument(
+        "--explain",
+        action=_Explain,
+        metavar="CAUSE",
+        help="print what a cause means and what to change, and exit",
     )
     audit.set_defaults(run=_audited)
     command.add_to(commands)
@@ -155,6 +218,9 @@ def _audited(arguments: argparse.Namespace) -> int:
             devices=arguments.devices,
             timeout=arguments.timeout,
             progress=progress,
+            args=arguments.of_script,
+            rows=arguments.rows,
+            splits=arguments.splits,
         )
         if arguments.fix:
             report = _mended(arguments, audit_of)

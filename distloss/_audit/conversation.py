@@ -58,6 +58,11 @@ _DOING = {
     "run": "running the training step",
 }
 
+_DOING_SCRIPT = {
+    "build": "running the script up to its first training step",
+    "rebuild": "running the script again",
+}
+
 
 class Child:
     """One configuration: one process, or one for each Horovod rank.
@@ -76,6 +81,7 @@ class Child:
         self._logs = logs
         self._log, self._first_log = logs[own["log"]], logs[own["first_log"]]
         self._end = pathlib.Path(own["ended"])
+        self._words = _DOING | (_DOING_SCRIPT if "script" in own["target"] else {})
         self.sockets: list[Any] = []
         self._buffers: list[bytes] = []
         self.limits = Limits()
@@ -148,7 +154,7 @@ class Child:
     def _doing(self) -> str:
         name, about, _ = self._asked
         where = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
-        return f"On {where}, {_DOING.get(name, name)}{about}"
+        return f"On {where}, {self._words.get(name, name)}{about}"
 
     def _failed(self, error: dict[str, Any]) -> str:
         if error["is_ours"]:

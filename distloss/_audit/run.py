@@ -24,6 +24,8 @@ from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 Engine = Literal["strategy", "horovod"]
 Devices = Literal["cpu", "gpu"]
 ENGINES = ("strategy", "horovod")
+Split = Literal["even", "uneven", "empty"]
+SPLITS = ("even", "uneven", "empty")
 
 
 def audit(  # noqa: PLR0913
@@ -34,6 +36,9 @@ def audit(  # noqa: PLR0913
     devices: Devices = "cpu",
     timeout: float | None = None,
     progress: Callable[[str], None] | None = None,
+    args: Sequence[str] = (),
+    rows: int | None = None,
+    splits: Sequence[Split] | None = None,
 ) -> Report:
     """Runs one training step on one and on several replicas, and names what differs.
 
@@ -52,7 +57,8 @@ def audit(  # noqa: PLR0913
         `(x, y)`, `(x, y, sample_weight)`, dictionaries, a batched data set of such
         (of which the first is taken). A compiled model gets it as `fit` hands it to a
         step; a step of one's own as `build` returned it. Or the address of `build`:
-        "file.py:build", "package.module:build".
+        "file.py:build", "package.module:build". Or a script without a `build`,
+        "train.py", which is run up to its first training step.
       replicas: how many; the first is always 1, added if it is missing.
       engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
         machine.
@@ -60,6 +66,11 @@ def audit(  # noqa: PLR0913
       timeout: seconds that importing, building, tracing or a step may take each; None
         for defaults.
       progress: called with what is being done, in a few words.
+      args: the arguments of a script.
+      rows: of the batch of a script, at most; None for what makes a step quick.
+      splits: of the batch that are probed, of "even" (always), "uneven" and "empty".
+        None for those that can occur: of a script whose batches all have as many rows,
+        which the replicas share evenly, only that.
 
     Returns:
       a frozen `Report`.
@@ -85,9 +96,15 @@ def audit(  # noqa: PLR0913
     counts = _checked_counts(replicas)
     _check_choices(engine, devices)
     _check_timeout(timeout)
+    _check_rows(rows)
+    _check_splits(splits)
     started = time.monotonic()
     with processes.folder() as folder:
-        target = target_of(build, pathlib.Path(folder))
+        target = dataclasses.replace(
+            target_of(build, pathlib.Path(folder), args),
+            splits=None if splits is None else tuple(splits),
+        )
+        target.settings["rows"] = rows
         settings = {"folder": folder, "devices": devices, "target": target.settings}
 
         def verdict(counts: Sequence[int], *, float64: bool) -> Verdict:
@@ -165,6 +182,26 @@ def _check_choices(engine: str, devices: str) -> None:
         raise ArgumentError(f"Expected engine= one of {ENGINES}. Got {engine!r}.")
     if devices not in ("cpu", "gpu"):
         raise ArgumentError(f"Expected devices= 'cpu' or 'gpu'. Got {devices!r}.")
+
+
+def _check_rows(rows: Any) -> None:
+    wanted = "Expected rows= to be a number of rows above 1, or None."
+    if rows is None:
+        return
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise ArgumentTypeError(f"{wanted} Got rows={rows!r}.")
+    if rows < 2:
+        raise ArgumentError(f"{wanted} Got rows={rows!r}.")
+
+
+def _check_splits(splits: Any) -> None:
+    if splits is None:
+        return
+    wanted = f"Expected splits= some of {SPLITS}, or None."
+    if isinstance(splits, str) or not isinstance(splits, Sequence):
+        raise ArgumentTypeError(f"{wanted} Got splits={splits!r}.")
+    if not splits or not set(splits) <= set(SPLITS):
+        raise ArgumentError(f"{wanted} Got splits={splits!r}.")
 
 
 def _check_timeout(timeout: Any) -> None:

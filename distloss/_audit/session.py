@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
-from distloss._audit.report.findings import Finding, Measured, Report, Skipped
+from distloss._audit.opening import BATCH, opened
+from distloss._audit.report.findings import Finding, Location, Measured, Report, Skipped
 from distloss._audit.target import Target
 from distloss._errors import AuditError
 
@@ -135,7 +135,13 @@ class Session:
         Raises:
           AuditError: the step could not be checked.
         """
-        facts = self._facts(self._rows())
+        folder = self._target.folder
+        opening = opened(self._children, folder, float64=self._float64)
+        self._findings += opening.findings
+        self._skipped += opening.skipped
+        facts = self._facts(opening.rows).of_script(
+            opening.always, opening.cut_from, self._target.splits
+        )
         self._share_weights(facts)
         baseline = calibrated(self._observer.look, facts, self._observer.patient)
         diagnosis.look_at_one_device(baseline)
@@ -158,27 +164,6 @@ class Session:
         return Verdict(report, self._doubts, self._observer.patient())
 
     # -- before the first step
-
-    def _rows(self) -> int:
-        """Has the step built; how many rows its batch has."""
-        self._children.ask_all("start", "loading TensorFlow")
-        self._children.ask_all("load", "importing build")
-        built = self._children.ask_all("build", "building")[1][0]
-        if built["dataset"] and not self._float64:
-            self._judge_sharding()
-        path = self._path("batch.npz")
-        if not self._float64:
-            self._children.ask(1, "save_batch", path=path)
-        for count in self._children:
-            if count > 1 or self._float64:
-                self._children.ask(count, "load_batch", path=path)
-        return int(built["rows"])
-
-    def _judge_sharding(self) -> None:
-        answers = self._children.ask_all("sharding", "dealing out a batch")
-        rows = {n: [*itertools.chain.from_iterable(a)] for n, a in answers.items()}
-        for count in sorted(set(rows) - {1}):
-            self._findings += diagnosis.sharding_of(rows[1], rows[count])
 
     def _facts(self, rows: int) -> StepFacts:
         """Has the step traced; what it consists of."""
@@ -217,7 +202,8 @@ class Session:
         self._judge_builds(baseline)
         if failures and not self._findings:
             raise AuditError(failures[0])
-        self._findings = self._advised(diagnosis.reviewed(self._findings))
+        found = diagnosis.reviewed(self._findings)
+        self._findings = self._advised(self._located(found, baseline.facts))
 
     def _compare(self, baseline: Baseline) -> list[str]:
         """Each number of replicas with one; why some could not be run."""
@@ -259,7 +245,7 @@ class Session:
         whole = baseline.whole()
         first = self._observer.look(1, whole)
         self._children.ask(1, "rebuild")
-        self._children.ask(1, "load_batch", path=self._path("batch.npz"))
+        self._children.ask(1, "load_batch", path=self._path(BATCH))
         self._children.ask(1, "trace", batch_norm="frozen")
         self._children.ask(1, "load_weights", path=self._path("weights.npz"))
         again = self._observer.run(1, dataclasses.replace(whole, name="built again"))
@@ -275,6 +261,22 @@ class Session:
             return list(findings)  # in terms of any model, then
         return [
             dataclasses.replace(f, remedy=remedy_for(f.remedy, model)) for f in findings
+        ]
+
+    def _located(self, findings: Sequence[Finding], facts: StepFacts) -> list[Finding]:
+        """The findings, with the place in the user's code where each comes from."""
+        if not findings:
+            return []
+        try:
+            places = self._children.ask(1, "places")[0]
+        except ChildError:
+            return list(findings)
+        found = {what: Location(**place) for what, place in places.items()}
+        if facts.clips_by_hand and not facts.clips and "loss" in found:
+            found["optimizer"] = found["loss"]
+        return [
+            dataclasses.replace(f, location=found.get(CAUSES[f.cause].made_with))
+            for f in findings
         ]
 
 

@@ -1,10 +1,10 @@
-"""Where a child process finds `build`: in a file, a module, or pickled."""
+"""Where a child process finds what is audited: `build`, or a script as it is."""
 
 from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,37 @@ class Target:
       name: for people.
       settings: for the child that loads it.
       folder: for files that are exchanged.
+      splits: of the batch that are to be probed; None for those that can occur.
     """
 
     name: str
     settings: dict[str, Any]
     folder: str
+    splits: tuple[str, ...] | None = None
 
 
-def target_of(build: Callable[[], Any] | str, folder: pathlib.Path) -> Target:
-    """The address of `build`, or `build` itself for a child to load.
+def target_of(
+    build: Callable[[], Any] | str, folder: pathlib.Path, args: Sequence[str] = ()
+) -> Target:
+    """The address of `build`, `build` itself for a child to load, or a script.
+
+    Args:
+      build: what is audited.
+      folder: for files that are exchanged.
+      args: of a script.
 
     Raises:
-      ArgumentError: no such file, or no name in it.
+      ArgumentError: no such file, or no name in it; arguments for what is no script.
       ArgumentTypeError: neither a function nor an address.
     """
-    if isinstance(build, str):
+    if is_script(build):
+        name, settings = str(build), _of_script(str(build), args)
+    elif args:
+        raise ArgumentError(
+            f"Expected arguments for a script, such as train.py. Got {list(args)} for "
+            f"{build!r}, whose function takes none."
+        )
+    elif isinstance(build, str):
         name, settings = build, _of_address(build)
     elif callable(build):
         name = getattr(build, "__qualname__", repr(build))
@@ -48,18 +64,39 @@ def target_of(build: Callable[[], Any] | str, folder: pathlib.Path) -> Target:
     return Target(name, settings, str(folder))
 
 
+def is_script(build: Any) -> bool:
+    """Whether that names a file, and no function in it."""
+    return isinstance(build, str) and build.endswith(".py")
+
+
+def _of_script(place: str, args: Sequence[str]) -> dict[str, Any]:
+    path = _existing(place)
+    return {
+        "script": str(path),
+        "file": str(path),
+        "argv": [place, *args],
+        "name": place,
+        "paths": [str(path.parent)],
+    }
+
+
+def _existing(place: str) -> pathlib.Path:
+    path = pathlib.Path(place).absolute()
+    if not path.is_file():
+        raise ArgumentError(f"Expected a Python file. Got {place}, which is not there.")
+    return path
+
+
 def _of_address(address: str) -> dict[str, Any]:
     place, colon, name = address.rpartition(":")
     if not colon or not name.isidentifier():
         raise ArgumentError(
-            "Expected FILE.py:build or package.module:build, the function's name after "
-            f"a colon. Got {address!r}."
+            "Expected a script FILE.py, or FILE.py:build or package.module:build, the "
+            f"function's name after a colon. Got {address!r}."
         )
     if not (place.endswith(".py") or "/" in place):
         return {"module": place, "name": name, "paths": ["."]}
-    path = pathlib.Path(place).absolute()
-    if not path.is_file():
-        raise ArgumentError(f"Expected a Python file. Got {place}, which is not there.")
+    path = _existing(place)
     return {"file": str(path), "name": name, "paths": [str(path.parent)]}
 
 

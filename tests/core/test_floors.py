@@ -24,6 +24,7 @@ AUDIT = (
     {"_audit.report"},
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.output", "_audit.target"},
+    {"_audit.opening"},
     {"_audit.processes", "_audit.session"},
     {"_audit.run"},
     {"_lint"},

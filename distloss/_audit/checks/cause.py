@@ -86,6 +86,7 @@ class Cause:
       may_be_chance: whether a step may only seem to have it, because `build()` draws
         other random numbers each time.
       beyond_rounding: whether the same step in float64 need not show it.
+      made_with: what it is about: the "loss", the "optimizer", a "layer" or the "data".
     """
 
     slug: str
@@ -94,6 +95,7 @@ class Cause:
     cases: Mapping[str, tuple[str, Remedy]] = field(default_factory=dict)
     may_be_chance: bool = False
     beyond_rounding: bool = False
+    made_with: str = "loss"
 
     def finding(
         self, replicas: int, scale: float, *evidence: str, case: str = ""

@@ -50,6 +50,7 @@ class Check:
         agree with one on an even split.
       afterwards: looks at the step on one device once N replicas are compared.
       review: changes the findings once all are known.
+      split: of the batch that `on_replicas` is about: "uneven" or "empty".
     """
 
     name: str
@@ -63,3 +64,4 @@ class Check:
     on_replicas: Callable[[Comparison, bool], None] = _nothing
     afterwards: Callable[[Baseline], None] = _nothing
     review: Callable[[list[Finding]], list[Finding]] = _as_they_are
+    split: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,8 @@ class StepFacts:
       lints: cause -> evidence, of mistakes that are seen in the traced step.
       constants: whole numbers that the step divides a sum over rows by.
       batch_sizes: whole numbers that the step calls the size of the batch.
+      always: how many rows all batches have; 0 if that is not known.
+      splits: that are to be probed besides the even one; None for those that can occur.
     """
 
     names: tuple[str, ...]
@@ -61,6 +64,33 @@ class StepFacts:
     lints: dict[str, str] = field(default_factory=dict)
     constants: tuple[int, ...] = ()
     batch_sizes: tuple[int, ...] = ()
+    always: int = 0
+    splits: tuple[str, ...] | None = None
+
+    def of_script(
+        self, always: int, cut_from: int, splits: tuple[str, ...] | None
+    ) -> StepFacts:
+        """The same, with what a script says; a cut batch is not the one it counts."""
+        return dataclasses.replace(
+            self,
+            always=always,
+            splits=splits,
+            constants=tuple(c for c in self.constants if c != cut_from),
+            batch_sizes=tuple(c for c in self.batch_sizes if c != cut_from),
+        )
+
+    def why_not(self, split: str, replicas: int) -> str:
+        """Why a split of the batch is not to be probed; "" if it is."""
+        if not split:
+            return ""
+        if self.splits is not None:
+            return "" if split in self.splits else "not among --splits"
+        if not self.always or self.always % replicas:
+            return ""
+        return (
+            f"all batches have {self.always} rows, which {replicas} replicas share "
+            f"evenly; --splits {split} probes it all the same"
+        )
 
     @property
     def rounding(self) -> float:

@@ -104,6 +104,10 @@ def _compare(comparison: Comparison, patient: Callable[[], bool]) -> str:
         comparison.skip("other probes", why)
         return ""
     for check in CHECKS:
+        why = comparison.facts.why_not(check.split, comparison.replicas)
+        if why:
+            comparison.skip(f"{check.split} split", why)
+            continue
         run = functools.partial(check.on_replicas, comparison, difference.agrees)
         comparison.attempt(check.name, run)
     return ""

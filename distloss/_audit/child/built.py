@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,11 +53,14 @@ class Built:
 def built(build: Callable[[], Any], devices: Devices) -> Built:
     """Calls `build` in the strategy's scope, and checks what it returned.
 
+    One that `has_scope` enters that itself.
+
     Raises:
       AuditError: it is not what was asked for.
     """
     seed()
-    with devices.scope():
+    has_scope = getattr(build, "has_scope", False)
+    with contextlib.nullcontext() if has_scope else devices.scope():
         returned = build()
     model, batch = checked_pair(returned)
     adapter = compiled(model)
@@ -78,8 +82,15 @@ def save_batch(batch: Any, path: str) -> None:
     np.savez(path, **named)
 
 
-def loaded_batch(own: Any, path: str, replicas: int) -> Any:
+def loaded_batch(own: Any, path: str, replicas: int, same_shapes: bool = True) -> Any:
     """The batch that another wrote, in the place of `own`.
+
+    Args:
+      own: of this process.
+      path: where it was written.
+      replicas: of this process.
+      same_shapes: whether the two must have the same shapes; else as many axes: a
+        script may shuffle, pad, and take more rows for more replicas.
 
     Raises:
       AuditError: the two have other shapes.
@@ -91,7 +102,10 @@ def loaded_batch(own: Any, path: str, replicas: int) -> Any:
     if len(arrays) == len(tf.nest.flatten(mine, expand_composites=True)):
         leaves = tf.nest.pack_sequence_as(mine, arrays, expand_composites=True)
         shapes = shapes_of(leaves)
-    if shapes != shapes_of(mine):
+    alike = shapes == shapes_of(mine)
+    if not same_shapes:
+        alike = list(map(len, shapes)) == list(map(len, shapes_of(mine)))
+    if not alike:
         raise AuditError(
             "Expected build() to return batches of the same shapes each time. Got "
             f"{shapes} on one replica and {shapes_of(mine)} on {replicas}."

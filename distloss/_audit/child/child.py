@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.keeper import die_with_parent
 from distloss._errors import DistlossError
 from distloss._package import FOLDER
@@ -60,7 +61,7 @@ class Connection:
 
 def load(target: dict[str, Any]) -> Callable[[], Any]:
     """The `build` that `target` describes: of a file, a module, or pickled."""
-    sys.path[:] = list(dict.fromkeys([*target["paths"], *sys.path]))
+    find_modules_in(target["paths"])
     if "pickle" in target:
         import cloudpickle
 
@@ -102,8 +103,18 @@ class Server:
         self._process = Process.started(self._settings)
 
     def load(self) -> None:
-        """Imports the user's file."""
-        self._build = load(self._settings["target"])
+        """Imports the user's file; a script runs when it is to build something."""
+        target = self._settings["target"]
+        if "script" in target:
+            from distloss._audit.child.script import Script
+
+            self._build = Script(
+                target,
+                self._process.devices.strategy,
+                self._process.instruments.places,
+            )
+        else:
+            self._build = load(target)
 
     def build(self) -> Any:
         """Calls the build function of the user."""
@@ -112,16 +123,22 @@ class Server:
         self._step = StepUnderTest(self._build, self._process)
         return self._step.about()
 
-    def rebuild(self) -> None:
-        """Calls it again, for a model and a step that are traced anew."""
+    def rebuild(self, told: int | None = None) -> Any:
+        """Calls it again, for a model and a step that are traced anew.
+
+        Args:
+          told: how many replicas a script is told that there are.
+        """
         self._step.restore()
-        self.build()
+        if told is not None:
+            self._build.told = told
+        return self.build()
 
     def answer(self, question: dict[str, Any]) -> Any:
         """The answer to one question."""
         name = question.pop("ask")
         if name in ("start", "load", "build", "rebuild"):
-            return getattr(self, name)()
+            return getattr(self, name)(**question)
         return getattr(self._step, name)(**question)
 
 

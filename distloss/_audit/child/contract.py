@@ -106,7 +106,7 @@ def checked_batch(batch: Any, replicas: int, model: Any = None) -> Any:
     if isinstance(model, keras.Model):
         batch = _as_fit_hands_it(with_leaves(batch, map(_text, leaves_of(batch))))
     else:
-        batch = _first_of(batch)
+        batch = first_of(batch)
         if tf_keras.is_model(model):
             x_y_weight = keras.utils.unpack_x_y_sample_weight(batch)
             batch = keras.utils.pack_x_y_sample_weight(*x_y_weight)
@@ -131,7 +131,12 @@ def _as_fit_hands_it(batch: Any) -> Any:
     rows = [leaf.shape[0] for leaf in arrays]
     with _told_by_us():
         adapter = get_data_adapter(x, y, weight, batch_size=max(rows, default=None))
-        found = _first_of(adapter.get_tf_dataset())
+        found = first_of(adapter.get_tf_dataset())
+    return without_optionals(found)
+
+
+def without_optionals(found: Any) -> Any:
+    """What a data set gave, with None where it holds an optional without a value."""
     flat = tf.nest.flatten(found)
     missing = tf.experimental.Optional  # a data set holds None as one of these
     flat = [None if isinstance(leaf, missing) else leaf for leaf in flat]
@@ -161,7 +166,7 @@ def _told_by_us() -> Iterator[None]:
         ) from error
 
 
-def _first_of(batch: Any) -> Any:
+def first_of(batch: Any) -> Any:
     """The first batch of a data set; anything else as it is."""
     sequence = getattr(sys.modules.get("tf_keras"), "utils", None)
     sequences = (keras.utils.PyDataset, getattr(sequence, "Sequence", ()))

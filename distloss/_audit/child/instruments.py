@@ -11,6 +11,7 @@ from distloss._audit.child import tf_keras_patches
 from distloss._audit.child.ablation import Ablation
 from distloss._audit.child.determinism import Determinism, seed
 from distloss._audit.child.lint import Calls
+from distloss._audit.child.places import Places
 from distloss._audit.child.recorder import Recorder
 from distloss._audit.child.slices import Slices
 from distloss._audit.child.unbuilt import Unbuilt
@@ -26,6 +27,7 @@ class Instruments:
     recorder: Recorder
     lint: Calls = field(default_factory=Calls)
     unbuilt: Unbuilt = field(default_factory=Unbuilt)
+    places: Places = field(default_factory=Places)
 
     def restart(self) -> None:
         """At the beginning of a step on one replica."""
@@ -57,7 +59,7 @@ def installed() -> Instruments:
     ablation, recorder = Ablation(slices), Recorder(slices)
     found = Instruments(slices, ablation, Determinism(ablation), recorder)
     ablation.on_gradients = recorder.record_tape
-    for one in (ablation, found.determinism, found.lint):
+    for one in (ablation, found.determinism, found.lint, found.places):
         one.patch()
     seed()  # for what is drawn while files are imported
     return found

@@ -26,7 +26,9 @@ from distloss._audit.child.devices import Devices
 from distloss._audit.child.float64 import compute_in_float64
 from distloss._audit.child.holdings import path_of, shared_variables, variables_of
 from distloss._audit.child.instruments import Instruments, installed
+from distloss._audit.child.loop import Loop
 from distloss._audit.child.recorder import components
+from distloss._audit.child.script import Script
 from distloss._audit.child.state import State, load_weights, save_weights
 from distloss._audit.child.traced import Step, Traced
 from distloss._errors import AuditError
@@ -79,6 +81,7 @@ class StepUnderTest:
         self._devices, self._instruments = process.devices, process.instruments
         self._folder = process.folder
         self._built = built(build, process.devices)
+        self._script = build if isinstance(build, Script) else None
         self._traced: dict[str, Traced] = {}  # by the state of BatchNormalization
         self._state = State([], set())
         self._instruments.lint.rows = self._built.rows
@@ -87,11 +90,21 @@ class StepUnderTest:
 
     def about(self) -> dict[str, Any]:
         """What is known before it is traced."""
-        has_data_set = callable(getattr(self._built.model, "dataset", None))
-        return {"rows": self._built.rows, "dataset": has_data_set}
+        model, script = self._built.model, self._script
+        has_data_set = callable(getattr(model, "dataset", None))
+        return {
+            "rows": self._built.rows,
+            "dataset": has_data_set or bool(getattr(model, "dealt", ())),
+            "notes": script.notes if script else [],
+            "rows_of_script": script.rows if script else 0,
+            "counts_replicas": script.counts_replicas if script else False,
+            "always": script.rows if script and script.is_full else 0,
+        }
 
     def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
+        if isinstance(self._built.model, Loop):
+            return [digests(leaves_of(part)) for part in self._built.model.dealt]
         with self._devices.scope():
             batches = self._devices.first_batches(self._built.model.dataset)
         return [digests(batch) for batch in batches]
@@ -103,12 +116,18 @@ class StepUnderTest:
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
         replicas = self._devices.replicas
-        batch = loaded_batch(self._built.batch, path, replicas)
+        same_shapes = self._script is None
+        batch = loaded_batch(self._built.batch, path, replicas, same_shapes)
         self._built = dataclasses.replace(self._built, batch=batch)
+        self._instruments.lint.rows = self._built.rows
 
     def advice(self) -> dict[str, Any]:
         """Whether the model is prepared, or can be: tried, so the last thing to ask."""
         return described.advice(self._built, self._devices)
+
+    def places(self) -> dict[str, Any]:
+        """Where the user's code made what findings are about."""
+        return self._instruments.places.of(self._built.model)
 
     # -- tracing
 

@@ -11,6 +11,25 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
+class Location:
+    """Where in the user's code to look.
+
+    Attributes:
+      file: its path, relative to the working directory if it is in there.
+      line: its number, from 1.
+      call: what is called there, such as `"compile"`.
+    """
+
+    file: str
+    line: int
+    call: str
+
+    def __str__(self) -> str:
+        """As editors and terminals take it."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
 class Finding:
     """One way in which the gradient depends on how the batch is split.
 
@@ -23,6 +42,7 @@ class Finding:
       explanation: what happens, in one sentence.
       remedy: what to change.
       evidence: numbers, and the probes that they come from.
+      location: where in the user's code to look; None where that is not known.
     """
 
     cause: str
@@ -33,6 +53,7 @@ class Finding:
     explanation: str
     remedy: str
     evidence: tuple[str, ...] = ()
+    location: Location | None = None
 
 
 @dataclass(frozen=True)

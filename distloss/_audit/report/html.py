@@ -42,6 +42,11 @@ img { max-width: 100%; } .small { color: #5a5f66; font-size: .9rem; }
 <td>{{ number(f.residual, 2) }}<td>{{ f.evidence|join("; ") }}</tr>{% endfor %}
 </table>
 {% if first.variables %}<p class="small">Variables: {{ short(first.variables, 12) }}</p>{% endif %}
+{% if place(first) %}<p>Look at <code>{{ place(first) }}</code></p>
+{% set around = lines_around(first) %}{% if around %}<pre class="small">
+{% for line, text in around %}{% if line == first.location.line %}<b>{% endif -%}
+{{ "%5d"|format(line) }}  {{ text }}{% if line == first.location.line %}</b>{% endif %}
+{% endfor %}</pre>{% endif %}{% endif %}
 <p><b>To mend it:</b> {{ first.remedy }}</p></section>
 {% endfor %}
 {% if table %}<h2>What each probe said</h2>
@@ -87,6 +92,8 @@ def page(report: Report, _terminal: Terminal) -> str:
         even=even,
         variables=names[:200],
         verdict=wording.verdict,
+        place=wording.place,
+        lines_around=wording.lines_around,
         short=wording.short,
         number=wording.number,
         plot=_plot(counts, table, even) if counts else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from distloss._audit.report.findings import Report
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
-from distloss._audit.report.wording import causes, headline, number, short
+from distloss._audit.report.wording import causes, headline, number, place, short
 
 
 def plain(report: Report, _terminal: Terminal) -> str:
@@ -21,6 +21,7 @@ def plain(report: Report, _terminal: Terminal) -> str:
                 f"{number(one.residual, 2)}. {seen}"
             )
         lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
+        lines += [f"  Look at: {place(first)}"] if place(first) else []
         lines.append(f"  To mend it: {first.remedy}")
     lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
     return "".join(f"{printable(line)}\n" for line in lines)

@@ -12,6 +12,7 @@ from distloss._audit.report.wording import (
     causes,
     headline,
     number,
+    place,
     probes,
     short,
     verdict,
@@ -68,6 +69,8 @@ def _print_cause(console: Any, group: list[Finding]) -> None:
     parts: list[Any] = [Text(printable(first.explanation)), Text(""), table]
     if first.variables:
         parts += [Text(""), Text(f"Variables: {short(first.variables)}")]
+    if place(first):
+        parts += [Text(""), Text(f"Look at: {place(first)}", "bold")]
     parts += [Text(""), Text(printable(f"To mend it: {first.remedy}"), "cyan")]
     title = Text(printable(first.cause), "bold")
     console.print(Panel(Group(*parts), title=title, title_align="left"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from distloss._audit.report.findings import Finding, Measured, Report
 from distloss._audit.report.printable import printable
 
@@ -24,6 +26,26 @@ def headline(report: Report) -> str:
     if same and "not-reduced" not in causes:
         return f"Gradients agree on each split that ran; wrong all the same: {names}."
     return f"Gradients differ: {names}."
+
+
+def place(finding: Finding) -> str:
+    """Where in the user's code to look; "" where that is not known."""
+    where = finding.location
+    return printable(f"{where} ({where.call})") if where else ""
+
+
+def lines_around(finding: Finding, most: int = 3) -> list[tuple[int, str]]:
+    """The source around that place, with the numbers of its lines; if it is there."""
+    where = finding.location
+    if where is None:
+        return []
+    try:
+        source = pathlib.Path(where.file).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # it is elsewhere now, or no text
+        return []
+    first, last = max(1, where.line - most), where.line + most
+    numbered = enumerate(source[first - 1 : last], first)
+    return [(line, printable(text)) for line, text in numbered]
 
 
 def number(value: float, digits: int) -> str:

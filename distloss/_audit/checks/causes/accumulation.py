@@ -11,6 +11,7 @@ from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.cause import Cause, Remedy
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import norm, scale_of
+from distloss._audit.report.findings import Skipped
 
 MEAN_OF_MEANS = Cause(
     "accumulation-mean-of-means",
@@ -22,6 +23,7 @@ MEAN_OF_MEANS = Cause(
         compiled=True,
         arguments=", microbatches=K",
     ),
+    made_with="optimizer",
 )
 
 NOT_AVERAGED = Cause(
@@ -33,6 +35,7 @@ NOT_AVERAGED = Cause(
         compiled=True,
         arguments=", microbatches=K",
     ),
+    made_with="optimizer",
 )
 
 
@@ -55,6 +58,10 @@ def _accumulation(baseline: Baseline) -> None:
 def _calls_count_alike(baseline: Baseline) -> None:
     """Whether calls count the same whatever their rows."""
     facts, whole = baseline.facts, baseline.whole()
+    if facts.why_not("uneven", 1):
+        why = f"all batches have {facts.always} rows, so that they count alike"
+        baseline.skipped.append(Skipped("batches of unequal rows", why))
+        return
     alike = [
         dataclasses.replace(whole, micro=(bounds,) * facts.calls)
         for bounds in whole.micro

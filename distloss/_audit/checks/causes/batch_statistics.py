@@ -17,6 +17,7 @@ BATCH_STATISTICS = Cause(
         "or accept it: the scale of the loss is right."
     ),
     may_be_chance=True,
+    made_with="layer",
 )
 
 

@@ -20,6 +20,7 @@ CLIP_BEFORE_SUM = Cause(
     "gradient of the batch, clipped.",
     by_the_optimizer("By hand: sum the gradients over replicas first, then clip."),
     may_be_chance=True,
+    made_with="optimizer",
 )
 
 

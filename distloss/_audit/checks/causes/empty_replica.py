@@ -86,4 +86,4 @@ def _scaled(comparison: Comparison, difference: Difference, shown: str) -> None:
         comparison.find(UNEXPLAINED, difference, f"empty shard: {alpha}")
 
 
-CHECK = Check("empty", (EMPTY_REPLICA,), on_replicas=_empty)
+CHECK = Check("empty", (EMPTY_REPLICA,), on_replicas=_empty, split="empty")

@@ -14,6 +14,7 @@ NOT_AGREED = Cause(
     "device.",
     by_the_optimizer("By hand: test the summed gradients."),
     beyond_rounding=True,
+    made_with="optimizer",
 )
 
 

@@ -22,6 +22,7 @@ DEALT_TWICE = Cause(
         "context.input_pipeline_id), in batches of "
         "context.get_per_replica_batch_size(global_batch_size)."
     ),
+    made_with="data",
 )
 
 GROWS_WITH_REPLICAS = Cause(
@@ -32,6 +33,7 @@ GROWS_WITH_REPLICAS = Cause(
         "Batch by context.get_per_replica_batch_size(global_batch_size) in the "
         "function that is given to distribute_datasets_from_function."
     ),
+    made_with="data",
 )
 
 

@@ -22,6 +22,7 @@ SLICES_APART = Cause(
         "tf.convert_to_tensor(gradient), or tf.unique and "
         "tf.math.unsorted_segment_sum."
     ),
+    made_with="optimizer",
 )
 
 _SHOWN = (

@@ -31,4 +31,4 @@ def _explain(comparison: Comparison, deviation: Deviation) -> None:
         unexplained.explain(comparison, deviation)
 
 
-CHECK = Check("uneven", on_replicas=_uneven)
+CHECK = Check("uneven", on_replicas=_uneven, split="uneven")
