@@ -40,17 +40,21 @@ def replace_reductions(reduced: Callable[..., Any], scaled: Callable[..., Any]) 
 
 def watch_updates(check: Callable[[Any], None]) -> None:
     """Calls `check(optimizer)` before any Keras optimizer makes an update."""
-    of_keras = keras.optimizers.Optimizer.apply
-    if hasattr(of_keras, "is_watched"):
+    watched = keras.optimizers.Optimizer
+    if hasattr(watched.apply, "is_watched"):
         return
+    own = vars(watched).get("apply")
 
-    @functools.wraps(of_keras)
+    @functools.wraps(watched.apply)
     def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         check(optimizer)
-        return of_keras(optimizer, *args, **kwargs)
+        if own is not None:
+            return own(optimizer, *args, **kwargs)
+        # Looked up at each call: others may replace it for a while, as the audit does.
+        return super(watched, optimizer).apply(*args, **kwargs)
 
     apply.is_watched = True  # type: ignore[attr-defined]
-    keras.optimizers.Optimizer.apply = apply
+    watched.apply = apply
 
 
 def watch_means(check: Callable[[Any, Any, Any], None]) -> None:

@@ -43,6 +43,7 @@ RIGHT = {
     "loop_scaled_batch": UNITS,
     "notebook": (),
     "own_train_step_right": (),
+    "own_train_step_prepared": (),
     "loop_right": (),
     "swallows": (),
     "gan": (),
