@@ -1,6 +1,7 @@
-"""Which of many audits are run: some of them, or all with DISTLOSS_ZOO=all.
+"""Which of many slow tests are run: some of them, or all with DISTLOSS_ZOO=all.
 
-An audit starts processes of its own, which takes seconds.
+An audit starts processes of its own, and training on replicas traces a step for each:
+both take seconds.
 """
 
 import os

@@ -61,8 +61,8 @@ class Remedy:
             return (
                 f"{self.by_hand} The model is prepared already, so it comes from what "
                 "distloss.prepare does not reach (a layer, a callback or a loss that "
-                "averages, divides or clips by itself; in a step of its own, a sum over "
-                "rows, which is taken for a mean), or is a fault of distloss."
+                "averages, divides or clips by itself; in a step of its own a sum over "
+                "rows, taken for a mean), or is a fault of distloss."
             )
         if not model.is_keras:
             return self._with(self.own)
