@@ -56,12 +56,12 @@ def audited(name):
     return distloss.audit(f"{BUILDS}:{name}", replicas=(1, 2))
 
 
-@pytest.mark.parametrize("name", some(RIGHT, 6))
+@pytest.mark.parametrize("name", some(RIGHT, 9))
 def test_what_is_right_agrees(name, forked):
     assert audited(name).findings == ()
 
 
-@pytest.mark.parametrize("name", some(first_of_each(WRONG, cause_of), 2))
+@pytest.mark.parametrize("name", some(first_of_each(WRONG, cause_of), 4))
 def test_what_is_wrong_has_its_own_cause(name, forked):
     assert {finding.cause for finding in audited(name).findings} == WRONG[name]
 

@@ -65,13 +65,13 @@ def cause_of(name):
     return name if ALL else ENTRIES[name].cause
 
 
-@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, cause_of), 2))
+@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, cause_of), 3))
 def test_the_audit_names_the_bug(name, forked):
     report = audited(name, "wrong")
     assert ENTRIES[name].cause in {finding.cause for finding in report.findings}
 
 
-@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, mended_source), 6))
+@pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, mended_source), 10))
 def test_what_is_mended_agrees(name, forked):
     assert audited(name, "mended").findings == ()
 
