@@ -137,8 +137,9 @@ def test_wrong_arguments_are_refused_before_anything_runs(target, options, error
 
 
 @pytest.mark.parametrize("form", ["text", "plain", "html", "json"])
-def test_every_format_says_where_to_look(form, tmp_path):
-    file = tmp_path / "train.py"
+def test_every_format_says_where_to_look(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a long path would be broken into lines
+    file = pathlib.Path("train.py")
     file.write_text("first\nmodel.compile(<loss>)\nlast\n")
     place = Location(str(file), 2, "compile")
     found = Finding("sum-of-means", 2, 2.0, 0.0, (), "So.", "Mend it.", (), place)
