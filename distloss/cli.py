@@ -122,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print the version and exit"
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_audit(commands)
+    command.add_to(commands)
+    return parser
+
+
+def _add_audit(commands: Any) -> None:
     audit = commands.add_parser(
         "audit",
         help="run a training step on 1 and N replicas, and name what differs",
@@ -154,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="virtual CPUs, or the GPUs of this machine",
     )
+    _add_data(audit)
+    _add_results(audit)
+    audit.set_defaults(run=_audited)
+
+
+def _add_data(audit: argparse.ArgumentParser) -> None:
+    """On which rows it runs, and how they are split."""
     audit.add_argument(
         "--rows",
         type=int,
@@ -166,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="even,uneven,empty",
         help="how batches are split (default: as they can be split)",
     )
+
+
+def _add_results(audit: argparse.ArgumentParser) -> None:
+    """What is done with what it finds, and what is told instead."""
     audit.add_argument("--format", choices=OFFERED, default=OFFERED[0])
     audit.add_argument(
         "--output", type=pathlib.Path, metavar="PATH", help="a file instead of stdout"
@@ -190,9 +207,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CAUSE",
         help="print what a cause means and what to change, and exit",
     )
-    audit.set_defaults(run=_audited)
-    command.add_to(commands)
-    return parser
 
 
 def _counts(text: str) -> tuple[int, ...]:
