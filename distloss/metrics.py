@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._formula import reduce
+from distloss._formula import reduce, shapes
 from distloss._keras import versions
 from distloss._keras.tf_keras import class_of, is_default
 from distloss._types import TensorLike
@@ -44,7 +44,7 @@ class _Sums:
           ArgumentTypeError: one of them is not of real numbers.
         """
         mask = getattr(values, "_keras_mask", None)
-        values = reduce.numbers(values, "values")
+        values = shapes.numbers(values, "values")
         values = tf.cast(values, reduce.accumulator_dtype(values, self))
         if values.shape.rank == 0:
             values = values[tf.newaxis]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from distloss._errors import ArgumentTypeError, ShapeError
+from distloss._formula.shapes import aligned, numbers, of_known_rank
 from distloss._types import TensorLike
 from distloss.replicas import Replicas
 
@@ -55,33 +55,6 @@ def accumulator_dtype(*tensors: Any) -> tf.DType:
     return tf.float64 if any(dtype == "float64" for dtype in dtypes) else tf.float32
 
 
-def numbers(value: TensorLike, name: str) -> tf.Tensor:
-    """`value` as a tensor of real numbers or booleans.
-
-    Raises:
-      ArgumentTypeError: it is none. A cast would drop an imaginary part in silence.
-    """
-    try:
-        tensor = tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise _no_numbers(value, name) from error
-    dtype = tensor.dtype
-    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
-        raise _no_numbers(value, name, f" and dtype={dtype.name}")
-    return tensor
-
-
-def _no_numbers(value: Any, name: str, dtype: str = "") -> ArgumentTypeError:
-    shown = " ".join(repr(value).split())
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return ArgumentTypeError(
-        f"Expected {name} to be real numbers or booleans: a tensor, an array or a list "
-        f"without gaps. Got {name}={shown} of type {type(value).__name__}{dtype}. "
-        "Convert it first; of a RaggedTensor take flat_values, or to_tensor() with "
-        "weights of 0 where it pads."
-    )
-
-
 def weighted(
     values: TensorLike,
     sample_weight: TensorLike | None = None,
@@ -104,12 +77,12 @@ def weighted(
     """
     values = numbers(values, "values")
     dtype = accumulator_dtype(values)
-    elements = _of_known_rank(tf.cast(values, dtype))
+    elements = of_known_rank(tf.cast(values, dtype))
     if mask is not None:
-        mask = _of_known_rank(tf.cast(numbers(mask, "mask"), dtype))
+        mask = of_known_rank(tf.cast(numbers(mask, "mask"), dtype))
     if sample_weight is not None:
         weights = numbers(sample_weight, "weights")
-        sample_weight = _of_known_rank(tf.cast(weights, dtype))
+        sample_weight = of_known_rank(tf.cast(weights, dtype))
     weights = _product(mask, sample_weight)
     if weights is None:
         return Weighted(elements, None, None)
@@ -120,17 +93,6 @@ def weighted(
     return Weighted(elements, weights, mask)
 
 
-def _of_known_rank(tensor: tf.Tensor) -> tf.Tensor:
-    if tensor.shape.rank is None:
-        raise ShapeError(
-            "Expected element losses, weights and masks of known rank. Got shape "
-            f"{tensor.shape} for {tensor.name}: it could be a scalar, a mean that was "
-            "taken already. Call its set_shape([None, ...]) first; tf.py_function and "
-            "tf.numpy_function need that."
-        )
-    return tensor
-
-
 def _product(mask: tf.Tensor | None, weights: tf.Tensor | None) -> tf.Tensor | None:
     if mask is None:
         return weights
@@ -138,65 +100,6 @@ def _product(mask: tf.Tensor | None, weights: tf.Tensor | None) -> tf.Tensor | N
         return mask
     mask, weights = aligned(mask, weights)
     return mask * weights
-
-
-def same_rank(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both tensors, with an axis of size 1 at the end squeezed or added.
-
-    Keras' rule for targets, predictions and weights whose ranks differ by one;
-    other tensors come back as they are.
-    """
-    if first.shape.rank is None or second.shape.rank is None:
-        return first, second
-    if first.shape.rank == second.shape.rank + 1:
-        return _same_rank_longer_first(first, second)
-    if second.shape.rank == first.shape.rank + 1:
-        longer, shorter = _same_rank_longer_first(second, first)
-        return shorter, longer
-    return first, second
-
-
-def _same_rank_longer_first(
-    longer: tf.Tensor, shorter: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    if longer.shape[-1] != 1:
-        return longer, shorter
-    if shorter.shape.rank == 1:
-        return longer, shorter[..., tf.newaxis]
-    return tf.squeeze(longer, -1), shorter
-
-
-def aligned(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`values` and `weights` in shapes that multiply element by element.
-
-    Raises:
-      ShapeError: `weights` does not broadcast to `values`.
-    """
-    if weights.shape.rank == 0:
-        return values, weights
-    new_values, new_weights = same_rank(values, weights)
-    missing = max(0, new_values.shape.rank - new_weights.shape.rank)
-    # Axis 0 stays rows: by NumPy's rule [n] weights would go along the last axis, so
-    # that their meaning hung on how many rows a replica got.
-    new_weights = new_weights[(..., *[tf.newaxis] * missing)]
-    if not _broadcasts_to(new_weights.shape, new_values.shape):
-        raise ShapeError(
-            "Expected weights or a mask that broadcast to the element losses. Got "
-            f"weights.shape={weights.shape}, values.shape={values.shape}. Pass one "
-            "weight per row, of shape [rows], or one per element, of the shape of the "
-            "values; where all rows share them, with a first axis of size 1."
-        )
-    return new_values, new_weights
-
-
-def _broadcasts_to(weights: tf.TensorShape, values: tf.TensorShape) -> bool:
-    if weights.rank != values.rank:
-        return False
-    if weights[0] not in (None, 1) and values[0] not in (None, weights[0]):
-        return False  # each row has one loss, so weights cannot add rows
-    # an axis of size 1 of the values may grow, as in Keras
-    pairs = zip(values[1:], weights[1:], strict=True)
-    return all(None in pair or 1 in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def row_means(local: Weighted) -> Weighted:
@@ -257,18 +160,13 @@ def weight_of(local: Weighted, reduction: str, replicas: Replicas) -> tf.Tensor 
 
 
 def sharing_of(local: Weighted, reduction: str) -> tf.Tensor | None:
-    """What `sharing_replicas` says, or None where W does not depend on it."""
-    return sharing_replicas(local) if reduction == "mean_with_sample_weight" else None
-
-
-def sharing_replicas(local: Weighted) -> tf.Tensor | None:
     """1 if this replica knows its weights to be those of all rows, else 0.
 
-    None where there are no weights that rows could share. A replica of one row with
-    one weight does not know it: its weight is its row's own, unless another replica,
-    with more rows or none, got one weight as well.
+    None where W does not depend on it, or there are no weights that rows could share. A
+    replica of one row with one weight does not know it: its weight is its row's own,
+    unless another replica, with more rows or none, got one weight as well.
     """
-    if local.weights is None:
+    if reduction != "mean_with_sample_weight" or local.weights is None:
         return None
     return tf.cast(_are_shared(local.weights, local.elements), local.elements.dtype)
 
@@ -323,7 +221,7 @@ def counted_share(
       weight: W_r, local float scalar; None fixes W at 1.
       replicas: who shares the batch.
       name: whose sums, the same word on all replicas.
-      sharing: what `sharing_replicas` says, where `weight` depends on that.
+      sharing: what `sharing_of` says, where `weight` depends on that.
 
     Returns:
       a value that is the same on all replicas, `replicas.reported(S / W)`, whose

@@ -5,17 +5,16 @@ from __future__ import annotations
 import tensorflow as tf
 
 from distloss._errors import ArgumentTypeError, ShapeError
-from distloss._formula.denominators import current_step
 from distloss._formula.reduce import (
     accumulator_dtype,
     element_weight,
-    numbers,
     share,
     total,
     weighted,
     without_autograph,
 )
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import row_weighted_step
+from distloss._formula.shapes import numbers
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -71,8 +70,8 @@ def mean_share(
         )
     local = weighted(values, weights)
     weight = tf.stop_gradient(element_weight(local))
-    step = current_step()
-    if isinstance(step, RowWeightedStep):  # which weighs all it computes by rows
+    step = row_weighted_step()
+    if step is not None:  # it weighs all that it computes by rows
         return step.mean_of(total(local), weight, "mean_share")
     return replicas.to_reduce(share(total(local), replicas.sum(weight, "mean_share")))
 
@@ -138,6 +137,6 @@ def regularization_share(
     dtype = accumulator_dtype(*terms)
     term_sums = [tf.reduce_sum(tf.cast(term, dtype)) for term in terms]
     everything = tf.add_n(term_sums) if term_sums else tf.zeros((), dtype)
-    if isinstance(current_step(), RowWeightedStep):  # the same on all: counts once
+    if row_weighted_step() is not None:  # the same on all: counts once
         return everything
     return replicas.to_reduce(everything / replicas.count_as(dtype))

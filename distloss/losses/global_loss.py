@@ -15,7 +15,7 @@ from distloss._errors import (
     ScalarLossError,
     ShapeError,
 )
-from distloss._formula import denominators, reduce
+from distloss._formula import denominators, reduce, shapes
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import versions
 from distloss._types import TensorLike
@@ -195,7 +195,7 @@ class GlobalLoss(denominators.Announces):
         """`call(y_true, y_pred)`, element losses: a tensor with rows along axis 0."""
         values = call(y_true, y_pred)
         if not tf.is_tensor(values):
-            values = reduce.numbers(values, "element losses")
+            values = shapes.numbers(values, "element losses")
         if values.shape.rank == 0:
             raise ScalarLossError(
                 "Expected the loss of each row, of shape [rows, ...]. Got a scalar "

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import NotDecomposableError
-from distloss._formula import reduce
+from distloss._formula import reduce, shapes
 from distloss._keras.compiled_model import loss_for_shapes
 from distloss._keras.tf_keras import is_of_tf_keras
 from distloss._types import LossLike, Reduction, TensorLike
@@ -206,7 +206,7 @@ class _FunctionLoss(keras.losses.Loss):
     def call(self, y_true: TensorLike, y_pred: TensorLike) -> Any:
         flat_true, flat_pred = keras.tree.flatten(y_true), keras.tree.flatten(y_pred)
         if len(flat_true) == len(flat_pred):
-            pairs = map(reduce.same_rank, flat_true, flat_pred)
+            pairs = map(shapes.same_rank, flat_true, flat_pred)
             flat_true, flat_pred = zip(*pairs, strict=True)
         return self.fn(
             keras.tree.pack_sequence_as(y_true, flat_true),
@@ -222,7 +222,7 @@ def _real(value: Any) -> Any:
     dtype = getattr(value, "dtype", None)
     # ragged and sparse ones have a dtype, and are what the loss makes of them
     if dtype is None or any(kind in str(dtype) for kind in _CUT):
-        reduce.numbers(value, "targets and predictions")
+        shapes.numbers(value, "targets and predictions")
     return value
 
 
