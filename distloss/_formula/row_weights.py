@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce
-from distloss._formula.denominators import Step
+from distloss._formula.denominators import Step, current_step
 from distloss.replicas import Replicas
 
 
@@ -46,10 +46,17 @@ class RowWeightedStep(Step):
             self.all_rows = self.replicas.sum(self.rows, "rows")
         return self.all_rows
 
+    def part(self) -> tf.Tensor:
+        """n_r / R, local float32 scalar: by what means of this replica weigh."""
+        return reduce.share(self.rows, self.count_rows())
+
     def weigh(self, value: tf.Tensor) -> tf.Tensor:
         """This replica's part, n_r / R, of a mean over its rows; 0 without rows."""
-        own_part = reduce.share(self.rows, self.count_rows())
-        return self.of_rows(value) * tf.cast(own_part, value.dtype)
+        return self.of_rows(value) * tf.cast(self.part(), value.dtype)
+
+    def note_result(self, result: Any, metric: Any) -> None:
+        """Notes that `result`, a nest, is what `metric` says of all replicas."""
+        self.results.extend((leaf, metric) for leaf in tf.nest.flatten(result))
 
     def mean_of(
         self,
@@ -64,7 +71,7 @@ class RowWeightedStep(Step):
           total: S_r, local float scalar.
           weight: W_r, local float scalar; None fixes W at 1.
           what: whose sums, the same word on all replicas.
-          sharing: see `reduce.sharing_replicas`.
+          sharing: see `reduce.sharing_of`.
 
         Returns:
           local float scalar, (R / n_r) * S_r / W: its weight n_r / R makes it a share.
@@ -88,6 +95,12 @@ class RowWeightedStep(Step):
             tf.cast(self.rows, total.dtype), tf.cast(rows, total.dtype)
         )
         return tf.math.divide_no_nan(reduce.share(total, denominator), own_part)
+
+
+def row_weighted_step() -> RowWeightedStep | None:
+    """The step that this thread is in, if its gradients are weighed by rows."""
+    step = current_step()
+    return step if isinstance(step, RowWeightedStep) else None
 
 
 def _is_here(tensor: tf.Tensor) -> bool:

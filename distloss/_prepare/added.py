@@ -14,7 +14,8 @@ from distloss._formula import denominators, reduce
 from distloss._formula.denominators import Part, Step
 from distloss._formula.row_weights import RowWeightedStep
 from distloss._keras import versions
-from distloss._prepare.layer_hooks import comes_from, was_added
+from distloss._prepare.graphs import comes_from
+from distloss._prepare.layer_hooks import was_added
 from distloss.replicas import Replicas
 
 

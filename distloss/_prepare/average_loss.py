@@ -11,9 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss._formula import denominators
 from distloss._formula.reduce import without_autograph
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import row_weighted_step
 from distloss._keras.model_hooks import Hook
 from distloss.replicas import StrategyReplicas
 
@@ -37,8 +36,8 @@ def _average_loss(
     global_batch_size: Any = None,
 ) -> Any:
     part = of_tensorflow(per_example_loss, sample_weight, global_batch_size)
-    step = denominators.current_step()
-    if not isinstance(step, RowWeightedStep):
+    step = row_weighted_step()
+    if step is None:
         return part
     if global_batch_size is None:  # TensorFlow took N times the rows of one replica
         return _times_replicas(part)
@@ -48,10 +47,7 @@ def _average_loss(
 @without_autograph
 def _regularization_loss(of_tensorflow: Any, regularization_loss: Any) -> Any:
     part = of_tensorflow(regularization_loss)
-    step = denominators.current_step()
-    if not isinstance(step, RowWeightedStep):
-        return part
-    return _times_replicas(part)
+    return part if row_weighted_step() is None else _times_replicas(part)
 
 
 def _times_replicas(part: tf.Tensor) -> tf.Tensor:

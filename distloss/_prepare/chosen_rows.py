@@ -6,13 +6,13 @@ rows were left out, or have more values than others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from distloss._formula import empty
 from distloss._formula.row_weights import RowWeightedStep
+from distloss._prepare.graphs import operations_above, sources_of
 
 # The length of what these return is decided by values.
 _CHOOSE = {
@@ -44,12 +44,16 @@ def counts_like_rows(values: tf.Tensor, step: RowWeightedStep) -> bool:
     shapes = [x.shape[1:] for x in (values, *leaves)]
     if tf.executing_eagerly() or not all(x.is_fully_defined() for x in shapes):
         return False
+    if any(isinstance(x, tf.SparseTensor) for x in leaves):
+        return False  # of which rows have as many values as they like
     if values.shape[0] is not None:
         return step.static_rows is not None
-    flat = tf.nest.flatten(step.inputs, expand_composites=True)
-    sources = {x.op for x in flat if tf.is_tensor(x)}
-    between = _above([values.op], sources) - sources
-    return not any(_chooses(operation, sources) for operation in between)
+    sources = sources_of(step.inputs)
+    return not any(
+        _chooses(operation, sources)
+        for operation in operations_above([values.op], sources)
+        if operation not in sources
+    )
 
 
 def _chooses(operation: Any, sources: set[Any]) -> bool:
@@ -59,19 +63,4 @@ def _chooses(operation: Any, sources: set[Any]) -> bool:
     if first is None:
         return False
     deciding = [x.op for x in operation.inputs[first:]]
-    return bool(_above(deciding, sources, stop=_SHAPES) & sources)
-
-
-def _above(
-    operations: Iterable[Any], sources: set[Any], stop: Iterable[str] = ()
-) -> set[Any]:
-    """`operations` and all from which they are computed, up to `sources`."""
-    seen: set[Any] = set()
-    ahead = list(operations)
-    while ahead:
-        operation = ahead.pop()
-        if operation not in seen:
-            seen.add(operation)
-            if operation not in sources and operation.type not in stop:
-                ahead += [x.op for x in operation.inputs]
-    return seen
+    return any(x in sources for x in operations_above(deciding, sources, _SHAPES))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import keras
 
 from distloss.optimizers import DistributedOptimizer
+from distloss.optimizers.tf_keras import SumsFirst
+from distloss.replicas import Replicas
 
 # Of Keras 3; those of tf-keras are given where a model is of it.
 _CLASSES: tuple[type, ...] = (keras.optimizers.Optimizer,)
@@ -45,29 +47,44 @@ def optimizers_in(
     return list(found.values())
 
 
-def replaced(
-    value: Any, change: Callable[[Any], Any], classes: tuple[type, ...] = _CLASSES
-) -> Any:
-    """`value`, in which each optimizer is changed; lists and dicts are new ones."""
-    if isinstance(value, classes):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: replaced(x, change, classes) for key, x in value.items()}
-    if isinstance(value, tuple):
-        changed = [replaced(x, change, classes) for x in value]
-        # asked by its name, since tf-keras holds tuples in wrappers
-        return value._make(changed) if hasattr(value, "_make") else tuple(changed)
-    if isinstance(value, list):
-        return [replaced(x, change, classes) for x in value]
-    return value
+def distribute_in_place(
+    places: list[Place],
+    replicas: Replicas | None,
+    classes: tuple[type, ...] = _CLASSES,
+) -> None:
+    """Makes each optimizer in `places` a `DistributedOptimizer`, if it is none yet."""
+    # All are made before the first is put in its place, for one may be refused.
+    ours = {
+        id(optimizer): optimizer
+        if is_distributed(optimizer)
+        else DistributedOptimizer(optimizer, replicas=replicas)
+        for optimizer in optimizers_in(places, classes)
+    }
+    for owner, name, value in places:
+        setattr(owner, name, _replaced(value, lambda x: ours[id(x)], classes))
 
 
 def is_distributed(optimizer: Any) -> bool:
     """Whether `optimizer`, or the one that it scales the loss for, is ours."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return isinstance(optimizer, DistributedOptimizer) or isinstance(
-        inner, DistributedOptimizer
-    )
+    return isinstance(inner, DistributedOptimizer | SumsFirst)
+
+
+def _replaced(
+    value: Any, change: Callable[[Any], Any], classes: tuple[type, ...]
+) -> Any:
+    """`value`, in which each optimizer is changed; lists and dicts are new ones."""
+    if isinstance(value, classes):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _replaced(x, change, classes) for key, x in value.items()}
+    if isinstance(value, tuple):
+        changed = [_replaced(x, change, classes) for x in value]
+        # asked by its name, since tf-keras holds tuples in wrappers
+        return value._make(changed) if hasattr(value, "_make") else tuple(changed)
+    if isinstance(value, list):
+        return [_replaced(x, change, classes) for x in value]
+    return value
 
 
 def _optimizers_in(value: Any, classes: tuple[type, ...]) -> Iterator[Any]:

@@ -22,8 +22,9 @@ import tensorflow as tf
 
 from distloss._formula import denominators
 from distloss._formula.denominators import Step
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
 from distloss._keras.model_hooks import Hook
+from distloss._prepare.graphs import comes_from
 
 
 def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> Any:
@@ -81,23 +82,6 @@ def _watched_for_meetings(step: Step) -> Iterator[None]:
 def was_added(step: Step, loss: Any) -> bool:
     """Whether a layer added `loss`, which is no regulariser of weights then."""
     return any(loss is own for losses in step.added.values() for own in losses)
-
-
-def comes_from(tensor: Any, inputs: list[Any]) -> bool:
-    """Whether `tensor` was computed from one of `inputs`; eager ones do not tell."""
-    if tf.executing_eagerly():
-        return True
-    flat = tf.nest.flatten(inputs, expand_composites=True)
-    sources = {x.op for x in flat if tf.is_tensor(x)}
-    ahead, seen = [tensor.op], set()
-    while ahead:
-        operation = ahead.pop()
-        if operation in sources:
-            return True
-        if operation not in seen:
-            seen.add(operation)
-            ahead += [x.op for x in operation.inputs]
-    return False
 
 
 def hook_layers(model: keras.Model) -> None:
@@ -163,8 +147,8 @@ def _assign(variable: keras.Variable, value: Any) -> None:
 
 
 def _assign_metric(variable: keras.Variable, value: Any) -> None:
-    step = denominators.current_step()
-    if isinstance(step, RowWeightedStep) and step.may_be_empty:
+    step = row_weighted_step()
+    if step is not None and step.may_be_empty:
         value = _or_as_it_is(variable, value, step)
     type(variable)._direct_assign(variable, value)
 

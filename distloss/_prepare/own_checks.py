@@ -6,8 +6,36 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss._errors import ArgumentError
+from distloss._errors import ArgumentError, ContextError
 from distloss._formula import empty
+from distloss._formula.row_weights import row_weighted_step
+from distloss._keras.model_hooks import Hook
+from distloss._prepare.found import is_distributed
+
+
+def is_own(model: Any, name: str, base: Any, take_step: Any) -> bool:
+    """Whether the method `name` of `model` is not that of `base`, its Keras' Model.
+
+    Also where `take_step` of ours was put in its place.
+    """
+    given = vars(model).get(name)
+    if isinstance(given, Hook):
+        return given.func is take_step
+    is_inherited = getattr(type(model), name, None) is getattr(base, name, None)
+    return given is not None or not is_inherited
+
+
+def refuse_other_optimizers(optimizer: Any, name: str) -> None:
+    """Raises ContextError where one that is not ours updates in a weighed step."""
+    if row_weighted_step() is not None and not is_distributed(optimizer):
+        raise ContextError(
+            "Expected steps of a prepared model to update with the optimizers that "
+            "distloss.prepare found, in attributes of the model and its layers, and in "
+            f"their lists and dicts. Got an update by {name}, which sums gradients of "
+            "replicas unweighed: the model was compiled again, or keeps it elsewhere. "
+            "Call distloss.prepare(model) after model.compile(...), or wrap it: "
+            "distloss.DistributedOptimizer(optimizer)."
+        )
 
 
 def refuse_parts(model: Any, parts: int) -> None:

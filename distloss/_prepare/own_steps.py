@@ -11,14 +11,17 @@ import tensorflow as tf
 
 from distloss._errors import ContextError
 from distloss._formula import denominators, empty, reduce
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
 from distloss._keras import own_steps
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.chosen_rows import counts_like_rows
-from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
-from distloss._prepare.own_checks import checked_rows
+from distloss._prepare.own_checks import (
+    checked_rows,
+    is_own,
+    refuse_other_optimizers,
+)
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
 from distloss._prepare.steps import as_keras_reads
 from distloss.replicas import Replicas, current_strategy
@@ -28,15 +31,7 @@ _METHODS = ("train_step", "test_step", "compute_loss", "_compute_loss")
 
 def has_own_steps(model: keras.Model) -> bool:
     """Whether `model` has a step or a loss computation that is not that of Keras."""
-    return any(_is_own(model, name) for name in _METHODS)
-
-
-def _is_own(model: keras.Model, name: str) -> bool:
-    given = vars(model).get(name)
-    if isinstance(given, Hook):
-        return given.func is take_step
-    is_inherited = getattr(type(model), name, None) is getattr(keras.Model, name, None)
-    return given is not None or not is_inherited
+    return any(is_own(model, name, keras.Model, take_step) for name in _METHODS)
 
 
 def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
@@ -50,13 +45,13 @@ def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
         own = getattr(own, "python_function", own)
         setattr(model, name, Hook(take_step, model, replicas, told, own))
     with model.distribute_strategy.scope():
-        if replicas.count() > 1 and not keras_averages(replicas):
+        if not keras_averages(replicas):
             report_global_metrics(model, replicas, told)
 
 
 def watch_keras() -> None:
     """Lets Keras and TensorFlow know of steps weighed by rows."""
-    own_steps.replace_reductions(_reduced, _scaled)
+    own_steps.replace_reductions(_reduced, scaled)
     own_steps.watch_updates(_check_optimizer)
     own_steps.watch_means(_check_mean)
     watch_shares()
@@ -101,21 +96,11 @@ def keep_apart(held: list[Any], replicas: Replicas) -> None:
 
 
 def _check_optimizer(optimizer: Any) -> None:
-    step = denominators.current_step()
-    if isinstance(step, RowWeightedStep) and not is_distributed(optimizer):
-        raise ContextError(
-            "Expected steps of a prepared model to update with the optimizers that "
-            "distloss.prepare found, in attributes of the model and its layers, and in "
-            f"their lists and dicts. Got an update by {optimizer.name!r}, which sums "
-            "gradients of replicas unweighed: the model was compiled again, or keeps "
-            "it elsewhere. Call distloss.prepare(model) after model.compile(...), or "
-            "wrap it: distloss.DistributedOptimizer(optimizer)."
-        )
+    refuse_other_optimizers(optimizer, repr(optimizer.name))
 
 
 def _check_mean(metric: Any, values: Any, sample_weight: Any) -> None:
-    step = denominators.current_step()
-    if not isinstance(step, RowWeightedStep) or sample_weight is not None:
+    if row_weighted_step() is None or sample_weight is not None:
         return
     if tf.convert_to_tensor(values).shape.rank == 0:
         raise ContextError(
@@ -126,11 +111,9 @@ def _check_mean(metric: Any, values: Any, sample_weight: Any) -> None:
         )
 
 
-def _scaled(of_keras: Any, value: Any) -> Any:
+def scaled(of_keras: Any, value: Any) -> Any:
     """A loss, which no number of replicas scales where it is weighed by rows."""
-    if isinstance(denominators.current_step(), RowWeightedStep):
-        return value
-    return of_keras(value)
+    return of_keras(value) if row_weighted_step() is None else value
 
 
 def _reduced(  # noqa: PLR0913  # arguments of Keras
@@ -142,10 +125,9 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
     dtype: Any = None,
 ) -> Any:
     """What a Keras loss makes of its element losses, in a step weighed by rows."""
-    step = denominators.current_step()
+    step = row_weighted_step()
     given = functools.partial(of_keras, values, sample_weight, mask, reduction, dtype)
-    is_reduced = reduction not in (None, "none") and values.shape.rank
-    if not (isinstance(step, RowWeightedStep) and is_reduced):
+    if step is None or reduction in (None, "none") or not values.shape.rank:
         return given()
     is_plain = sample_weight is None and mask is None and reduction != "sum"
     if is_plain and counts_like_rows(values, step):
@@ -158,24 +140,35 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
 
 
 def _update_mean(metric: Any, values: Any, sample_weight: Any = None) -> Any:
-    """A number of the step counts by its rows, and all of them once."""
-    step = denominators.current_step()
-    if isinstance(step, RowWeightedStep) and sample_weight is None:
-        values = tf.convert_to_tensor(values)
-        if values.shape.rank == 0:
-            values = step.of_rows(values)
-            sample_weight = reduce.share(step.rows, step.count_rows())
+    step = row_weighted_step()
+    if step is not None:
+        values, sample_weight = counted_by_rows(step, values, sample_weight)
     return type(metric).update_state(metric, values, sample_weight=sample_weight)
+
+
+def counted_by_rows(
+    step: RowWeightedStep, values: Any, sample_weight: Any
+) -> tuple[Any, Any]:
+    """What a metric takes the mean of, and by which weights.
+
+    A number of the step counts by its rows, and those of all replicas once.
+    """
+    if sample_weight is not None or isinstance(values, tf.RaggedTensor):
+        return values, sample_weight
+    values = tf.convert_to_tensor(values)
+    if values.shape.rank != 0:
+        return values, None
+    return step.of_rows(values), step.part()
 
 
 def _result(metric: Any) -> Any:
     """What `metric` says of all replicas, also to the step on one of them."""
-    step = denominators.current_step()
+    step = row_weighted_step()
     read = functools.partial(type(metric).result, metric)
-    if not isinstance(step, RowWeightedStep):
+    if step is None:
         return read()
     result = step.replicas.read_together(read)
-    step.results.extend((leaf, metric) for leaf in keras.tree.flatten(result))
+    step.note_result(result, metric)
     return result
 
 
@@ -199,7 +192,7 @@ def as_reported(
             return value
         return mean(step, value)
 
-    return keras.tree.map_structure(reported, logs)
+    return tf.nest.map_structure(reported, logs)
 
 
 def _mean_as_keras_reads(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:

@@ -15,14 +15,12 @@ from distloss._prepare.checks import (
     check_scope,
 )
 from distloss._prepare.found import (
-    is_distributed,
+    distribute_in_place,
     optimizers_in,
     places_of_optimizers,
-    replaced,
 )
 from distloss._prepare.own_steps import weigh_own_steps
 from distloss._prepare.step_hooks import hook_fit
-from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
@@ -39,14 +37,7 @@ def prepared(model: keras.Model, replicas: Replicas | None, parts: int) -> keras
     check_compiler(model)
     own_checks.check_own_layers(model)
     # What may still be refused comes before anything changes.
-    ours = {
-        id(optimizer): optimizer
-        if is_distributed(optimizer)
-        else DistributedOptimizer(optimizer, replicas=replicas)
-        for optimizer in optimizers
-    }
-    for owner, name, value in places:
-        setattr(owner, name, replaced(value, lambda optimizer: ours[id(optimizer)]))
+    distribute_in_place(places, replicas)
     found = replicas_or_current_strategy(replicas)
     hook_fit(model, found)
     weigh_own_steps(model, found)

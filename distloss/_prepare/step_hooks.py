@@ -35,6 +35,8 @@ def override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None
         total = Hook(_total_loss, model, replicas)
         model._compute_loss = model.compute_loss = total
     hook_fit(model, replicas)
+    if not replicas.keras_sums_metrics:
+        report_global_metrics(model, replicas)
 
 
 def hook_fit(model: keras.Model, replicas: Replicas) -> None:
@@ -44,8 +46,6 @@ def hook_fit(model: keras.Model, replicas: Replicas) -> None:
     model.train_function = model.test_function = None  # they hold the steps of before
     if hasattr(model, "_maybe_symbolic_build"):
         model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
-    if not replicas.keras_sums_metrics:
-        report_global_metrics(model, replicas)
 
 
 def _compile_config(model: keras.Model) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from distloss._formula.terms import Terms
 from distloss._keras import versions
 from distloss._keras.compiled_model import averages_over_workers, losses_given_to
 from distloss._keras.model_hooks import unseen_by
+from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import predictions
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
 from distloss.losses import DistributedLoss
@@ -232,9 +233,8 @@ def as_keras_reads(results: Any, model: keras.Model) -> Any:
 
 def check_still_prepared(model: keras.Model) -> None:
     """Raises ContextError where `model` was compiled again since it was prepared."""
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     are_ours = [isinstance(loss, DistributedLoss) for loss in losses_given_to(model)]
-    if not (all(are_ours) and isinstance(inner, DistributedOptimizer)):
+    if not (all(are_ours) and is_distributed(model.optimizer)):
         raise ContextError(
             "Expected a prepared model, whose losses and optimizer are distributed. "
             f"Got model {model.name!r} with other ones: it was compiled again. Call "

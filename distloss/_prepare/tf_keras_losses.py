@@ -12,6 +12,7 @@ import tensorflow as tf
 from distloss._errors import ArgumentError
 from distloss._formula import denominators, reduce
 from distloss._formula.denominators import Part, Step
+from distloss._keras.compiled_model import losses_given_to
 from distloss._prepare import microbatches
 from distloss.replicas import Replicas
 
@@ -44,7 +45,7 @@ def compute_loss(  # noqa: PLR0913
     step = denominators.current_step()
     if step is None:
         return type(model).compute_loss(model, x, y, y_pred, sample_weight)
-    is_alone = y is None or not _losses_of(model)
+    is_alone = y is None or not losses_given_to(model)
     losses = [_weighed(step, loss, replicas, is_alone) for loss in model.losses]
     are_numbers = all(loss.shape.rank == 0 for loss in losses)
     # An added loss alone has no rows for its tracker, to which it is then 0.
@@ -57,11 +58,6 @@ def compute_loss(  # noqa: PLR0913
     finally:
         step.in_loss = False
         _restore(step, counted)
-
-
-def _losses_of(model: Any) -> list[Any]:
-    losses = tf.nest.flatten(model.compiled_loss._user_losses)
-    return [loss for loss in losses if loss is not None]
 
 
 def _weighed(

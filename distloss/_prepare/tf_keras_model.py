@@ -10,10 +10,10 @@ import tensorflow as tf
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras.model_hooks import Hook
 from distloss._prepare import tf_keras_own
+from distloss._prepare.found import is_distributed
 from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
 from distloss._prepare.tf_keras_steps import (
     are_distributed,
-    is_distributed,
     test_step,
     train_step,
     train_step_in_parts,

@@ -9,25 +9,28 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import ContextError
-from distloss._formula import denominators, empty, reduce
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula import denominators, empty
+from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
 from distloss._keras import tf_keras_own_steps as upstream
 from distloss._keras.model_hooks import Hook
 from distloss._keras.tf_keras import model_class
 from distloss._prepare import found, own_checks
 from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.checks import check_compiler
+from distloss._prepare.own_steps import (
+    as_reported,
+    counted_by_rows,
+    mean_on_each,
+    scaled,
+)
 from distloss._prepare.tf_keras_losses import restored_without_rows, updated_by_rows
 from distloss._prepare.tf_keras_own_losses import (
     masked,
     reduced,
     reduction_of,
     report_means,
-    scaled,
-    weighed_step,
 )
-from distloss._prepare.tf_keras_steps import is_distributed, statistics_of
-from distloss.optimizers import DistributedOptimizer
+from distloss._prepare.tf_keras_steps import statistics_of
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 _METHODS = ("train_step", "test_step", "compute_loss")
@@ -35,15 +38,8 @@ _METHODS = ("train_step", "test_step", "compute_loss")
 
 def has_own_steps(model: Any) -> bool:
     """Whether `model` has a step or a loss computation that is not that of tf-keras."""
-    return any(_is_own(model, name) for name in _METHODS)
-
-
-def _is_own(model: Any, name: str) -> bool:
-    given = vars(model).get(name)
-    if isinstance(given, Hook):
-        return given.func is take_step
-    is_inherited = getattr(type(model), name) is getattr(model_class(), name)
-    return given is not None or not is_inherited
+    base = model_class()
+    return any(own_checks.is_own(model, name, base, take_step) for name in _METHODS)
 
 
 def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
@@ -58,15 +54,7 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     own_checks.check_own_layers(model)
     # What may still be refused comes before anything changes.
     with model.distribute_strategy.scope():
-        ours = {
-            id(optimizer): optimizer
-            if is_distributed(optimizer)
-            else DistributedOptimizer(optimizer, replicas=replicas)
-            for optimizer in optimizers
-        }
-        for place in places:
-            value = found.replaced(place.value, lambda x: ours[id(x)], classes)
-            setattr(place.owner, place.name, value)
+        found.distribute_in_place(places, replicas, classes)
     _weigh_own_steps(model, replicas_or_current_strategy(replicas))
     model._reset_compile_cache()  # functions that hold what was
     return model
@@ -101,15 +89,7 @@ def _weigh_own_steps(model: Any, replicas: Replicas) -> None:
 
 def _update(of_keras: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
     """An update by an optimizer, which in such a step must be ours."""
-    if weighed_step() is not None and not is_distributed(optimizer):
-        raise ContextError(
-            "Expected steps of a prepared model to update with the optimizers that "
-            "distloss.prepare found, in attributes of the model and its layers, and in "
-            f"their lists and dicts. Got an update by {type(optimizer).__name__}, "
-            "which sums gradients of replicas unweighed: the model was compiled again, "
-            "or keeps it elsewhere. Call distloss.prepare(model) after model.compile("
-            "...), or wrap it: distloss.DistributedOptimizer(optimizer)."
-        )
+    own_checks.refuse_other_optimizers(optimizer, type(optimizer).__name__)
     return of_keras(optimizer, *args, **kwargs)
 
 
@@ -132,7 +112,8 @@ def take_step(
         logs = own(padded)
         if step.may_be_empty:
             restored_without_rows(step, kept)
-        return _as_reported(model, step, logs)
+        mean = functools.partial(_mean_as_tf_keras_reads, model)
+        return as_reported(step, logs, mean)
 
 
 def _hook_container(container: Any) -> None:
@@ -164,56 +145,40 @@ def _hook_metric(metric: Any) -> None:
 
 def _hook_new_metric(metric: Any) -> None:
     """A metric that a step makes is hooked for all replicas, or they would not meet."""
-    if weighed_step() is not None:
+    if row_weighted_step() is not None:
         _hook_metric(metric)
 
 
 def _update_state(metric: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
-    step = weighed_step()
+    step = row_weighted_step()
     if step is None:
         return update(*args, **kwargs)
     if upstream.takes_means(metric):
         update = functools.partial(_update_mean, step, update)
     given = functools.partial(update, *args, **kwargs)
-    return updated_by_rows(step, [metric], given, functools.partial(_share, step))
-
-
-def _share(step: RowWeightedStep) -> tf.Tensor:
-    return reduce.share(step.rows, step.count_rows())
+    return updated_by_rows(step, [metric], given, step.part)
 
 
 def _update_mean(
     step: RowWeightedStep, update: Any, values: Any, sample_weight: Any = None
 ) -> Any:
-    """A number of the step counts by its rows, and all of them once."""
-    if not isinstance(values, tf.RaggedTensor) and sample_weight is None:
-        values = tf.convert_to_tensor(values)
-        if values.shape.rank == 0:
-            values, sample_weight = step.of_rows(values), _share(step)
+    values, sample_weight = counted_by_rows(step, values, sample_weight)
     return update(values, sample_weight=sample_weight)
 
 
 def _result(metric: Any, read: Callable[..., Any], *args: Any) -> Any:
     """What `metric` says of all replicas, noted as such."""
     result = read(*args)
-    step = weighed_step()
+    step = row_weighted_step()
     if step is not None:
-        step.results.extend((leaf, metric) for leaf in tf.nest.flatten(result))
+        step.note_result(result, metric)
     return result
 
 
-def _as_reported(model: Any, step: RowWeightedStep, logs: Any) -> Any:
-    """What a step returns: numbers are means over rows of all replicas."""
-    known = {id(result) for result, _ in step.results}
-    is_summed = upstream.sums_what_steps_return(model)
-
-    def reported(value: Any) -> Any:
-        is_number = tf.is_tensor(value) and value.shape.rank == 0
-        if id(value) in known or not is_number or not value.dtype.is_floating:
-            return value
-        part = step.weigh(value)
-        if is_summed:
-            return part
-        return step.replicas.sum(tf.stop_gradient(part), "reported")
-
-    return tf.nest.map_structure(reported, logs)
+def _mean_as_tf_keras_reads(
+    model: Any, step: RowWeightedStep, value: tf.Tensor
+) -> tf.Tensor:
+    """The mean over rows of all replicas, where tf-keras has read the step."""
+    if upstream.sums_what_steps_return(model):
+        return step.weigh(value)
+    return mean_on_each(step, value)

@@ -7,15 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from distloss._formula import denominators, reduce
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula import reduce
+from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
 from distloss._prepare.chosen_rows import counts_like_rows
-
-
-def weighed_step() -> RowWeightedStep | None:
-    """The step of this thread, if its gradients are weighed by rows."""
-    step = denominators.current_step()
-    return step if isinstance(step, RowWeightedStep) else None
 
 
 class _Masked(NamedTuple):
@@ -29,7 +23,7 @@ def masked(
     of_keras: Any, values: Any, sample_weight: Any, mask: Any, reduction: str
 ) -> Any:
     """What a loss passes to `reduced` as its weights."""
-    if weighed_step() is None or mask is None or reduction == "none":
+    if row_weighted_step() is None or mask is None or reduction == "none":
         return of_keras(values, sample_weight, mask, reduction)
     return _Masked(sample_weight, mask)
 
@@ -42,7 +36,7 @@ def reduced(
     name: str | None = None,
 ) -> Any:
     """What a loss makes of its element losses."""
-    step = weighed_step()
+    step = row_weighted_step()
     given = functools.partial(of_keras, values, sample_weight, reduction, name)
     if step is None or reduction == "none":
         return given()
@@ -69,26 +63,17 @@ def _is_mean_of_rows(
     """
     if values.shape.rank == 0 and mask is None:
         return True  # of rows already: a function of the user has taken it
-    if mask is not None or reduction == "sum" or tf.executing_eagerly():
+    if mask is not None or reduction == "sum":
         return False
-    if any(
-        isinstance(x, tf.RaggedTensor | tf.SparseTensor) for x in (values, *step.inputs)
-    ):
-        return False  # of which rows have as many values as they like
     of_weights = getattr(sample_weight, "shape", None)
     if of_weights is not None and not tf.TensorShape(of_weights)[1:].is_fully_defined():
         return False  # with which values may become more
     return counts_like_rows(values, step)
 
 
-def scaled(of_keras: Any, value: Any) -> Any:
-    """A loss, which no number of replicas divides where it is weighed by rows."""
-    return of_keras(value) if weighed_step() is None else value
-
-
 def reduction_of(of_keras: Any, loss: Any) -> Any:
     """How `loss` reduces, also where tf-keras refuses means on replicas."""
-    if weighed_step() is None:
+    if row_weighted_step() is None:
         return of_keras(loss)
     return "sum_over_batch_size" if loss.reduction == "auto" else loss.reduction
 
@@ -115,7 +100,7 @@ class _Reported:
     @property
     def reduction(self) -> str:
         how: str = self._loss.reduction
-        is_share = how == "sum" and weighed_step() is not None
+        is_share = how == "sum" and row_weighted_step() is not None
         return "sum_over_batch_size" if is_share else how
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

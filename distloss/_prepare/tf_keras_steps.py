@@ -15,9 +15,9 @@ from distloss._formula import empty, sparse
 from distloss._formula.denominators import Part, Step, current_step, during
 from distloss._keras.model_hooks import Hook, unseen_by
 from distloss._prepare import microbatches
+from distloss._prepare.found import is_distributed
 from distloss._prepare.tf_keras_losses import WholeStep
 from distloss.losses.global_loss import GlobalLoss
-from distloss.optimizers.tf_keras import SumsFirst
 from distloss.replicas import Replicas
 
 
@@ -25,11 +25,6 @@ def are_distributed(losses: Any) -> bool:
     """Whether all of these losses are ours."""
     present = [loss for loss in tf.nest.flatten(losses) if loss is not None]
     return all(isinstance(loss, GlobalLoss) for loss in present)
-
-
-def is_distributed(optimizer: Any) -> bool:
-    """Whether this optimizer is ours."""
-    return isinstance(getattr(optimizer, "inner_optimizer", optimizer), SumsFirst)
 
 
 def train_step(model: Any, data: Any) -> Any:
