@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from chosen import some
 from conftest import strategy_of
+from counted import counted_replicas
 from dense_gradients import given_dense
 from own_models import KINDS, adam, compiled, sgd, trained
 from training import graphs_as_traced
@@ -285,20 +286,10 @@ def test_layers_that_meet_other_replicas_are_refused():
 
 def collectives_of(kind):
     """How many values the replicas sum in one step, besides those of gradients."""
-    calls = []
-
-    class Counted(distloss.StrategyReplicas):
-        def sum(self, local, name="sum"):
-            calls.append(name)
-            return super().sum(local, name)
-
-        def sum_gradients(self, local, name="gradients"):
-            calls.append("gradients")
-            return super().sum_gradients(local, name)
-
+    replicas, calls = counted_replicas()
     with strategy_of("mirrored").scope():
         model = compiled(kind)
-    prepare(model, replicas=Counted())
+    prepare(model, replicas=replicas)
     model.fit(own_models.dataset(kind).take(1), shuffle=False, verbose=0)
     updates = calls.count("gradients")  # traced once for each replica
     return updates / 4, (len(calls) - updates) / 4

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 from chosen import some
 from conftest import strategy_of
+from counted import counted_replicas
 from own_models_tf_keras import (
     KINDS,
     adam,
@@ -338,20 +339,10 @@ def test_batches_without_rows_are_refused():
 
 def collectives_of(kind):
     """What replicas sum in one step, in order, and of how many values each."""
-    calls = []
-
-    class Counted(distloss.StrategyReplicas):
-        def sum(self, local, name="sum"):
-            calls.append(name)
-            return super().sum(local, name)
-
-        def sum_gradients(self, local, name="gradients"):
-            calls.append("gradients")
-            return super().sum_gradients(local, name)
-
+    replicas, calls = counted_replicas()
     with strategy_of("mirrored").scope():
         model = compiled(kind)
-    prepare(model, replicas=Counted())
+    prepare(model, replicas=replicas)
     model.fit(own_models.dataset(kind).take(1), shuffle=False, verbose=0)
     updates = 4 if kind is own_models.Adversarial else 1
     traces = calls.count("gradients") // updates  # on each replica, once or twice
