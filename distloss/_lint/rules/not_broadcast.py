@@ -10,30 +10,28 @@ from distloss._lint.rules.rule import Hit, Rule, Seen
 _WORDS = ("broadcast", "elastic")
 
 
-def trains(facts: Facts) -> bool:
-    """Whether the program trains, as far as can be seen."""
+def starts(facts: Facts) -> Iterator[Called]:
+    """Where a script that trains, as far as can be seen, starts Horovod."""
     updates = [one for one in facts.applied if one.where.engine == "horovod"]
-    return bool(updates or facts.compiled) and facts.horovod
-
-
-def is_start(call: Called) -> bool:
-    """Whether a script starts Horovod here."""
-    return call.name in ("hvd.init", "hvd.keras.init") and not call.where.unseen
+    if not (facts.horovod and (updates or facts.compiled)):
+        return
+    for call in facts.called:
+        if call.name in ("hvd.init", "hvd.keras.init") and not call.where.unseen:
+            yield call
 
 
 def _check(seen: Seen) -> Iterator[Hit]:
     calls = seen.facts.called
     if any(word in call.name.lower() for word in _WORDS for call in calls):
         return
-    for call in calls:
-        if is_start(call) and trains(seen.facts):
-            yield Hit(
-                call.place,
-                "hint",
-                "This program broadcasts no variables: processes that start from other "
-                "weights never agree.",
-                "distloss.callbacks.BroadcastState(), or hvd.broadcast_variables.",
-            )
+    for call in starts(seen.facts):
+        yield Hit(
+            call.place,
+            "hint",
+            "This program broadcasts no variables: processes that start from other "
+            "weights never agree.",
+            "distloss.callbacks.BroadcastState(), or hvd.broadcast_variables.",
+        )
 
 
 RULE = Rule(

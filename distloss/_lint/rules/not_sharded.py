@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distloss._lint.rules.not_broadcast import is_start, trains
+from distloss._lint.rules.not_broadcast import starts
 from distloss._lint.rules.rule import Hit, Rule, Seen
 
 
@@ -12,15 +12,14 @@ def _check(seen: Seen) -> Iterator[Hit]:
     calls = seen.facts.called
     if any(call.name.endswith(("hvd.rank", "keras.rank", ".shard")) for call in calls):
         return
-    for call in calls:
-        if is_start(call) and trains(seen.facts):
-            yield Hit(
-                call.place,
-                "hint",
-                "This program never asks for its rank: all processes may read the same "
-                "rows in the same order.",
-                "dataset.shard(hvd.size(), hvd.rank()).",
-            )
+    for call in starts(seen.facts):
+        yield Hit(
+            call.place,
+            "hint",
+            "This program never asks for its rank: all processes may read the same "
+            "rows in the same order.",
+            "dataset.shard(hvd.size(), hvd.rank()).",
+        )
 
 
 RULE = Rule(
