@@ -440,7 +440,12 @@ def audit(tmp_path, monkeypatch):
     running = []
 
     def start(name, *arguments, code="main(sys.argv[1:])"):
-        code = f"import re, sys; from distloss.cli import main; sys.exit({code})"
+        # A test run in the background ignores them, and so would all that it starts.
+        heed = "signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL)"
+        code = (
+            f"from signal import *; {heed}; import re, sys; "
+            f"from distloss.cli import main; sys.exit({code})"
+        )
         command = [sys.executable, "-c", code, "audit", f"{path}:{name}"]
         running.append(
             subprocess.Popen(

@@ -23,7 +23,7 @@ from distloss._audit.report.findings import Finding, Location, Report
 from distloss._audit.report.render import rendered
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
-SCRIPTS = pathlib.Path(__file__).parent / "scripts"
+SCRIPTS = pathlib.Path(__file__).parent / "programs"
 UNITS = ("--units", "7")
 # Arguments, and the causes that must be named; the first is at the line with "# here".
 WRONG = {
@@ -79,7 +79,7 @@ def test_a_wrong_script_is_named_with_its_cause_and_line(name):
     assert [f.cause for f in report.findings] == WRONG[name]
     location = report.findings[0].location
     assert (location.file, location.line) == (
-        f"tests/audit/scripts/{name}.py",
+        f"tests/audit/programs/{name}.py",
         line_of_mark(name),
     )
 
@@ -109,7 +109,7 @@ def test_the_command_takes_arguments_of_the_script_and_says_where(capfd):
     report = json.loads(capfd.readouterr().out)
     assert code == 1
     assert report["findings"][0]["location"] == {
-        "file": "tests/audit/scripts/loop_sum_of_means.py",
+        "file": "tests/audit/programs/loop_sum_of_means.py",
         "line": line_of_mark("loop_sum_of_means"),
         "call": "gradient",
     }
