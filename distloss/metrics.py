@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from distloss._formula import reduce, shapes
 from distloss._keras import versions
+from distloss._keras.tensors import mask_of
 from distloss._keras.tf_keras import class_of, is_default
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -43,7 +44,7 @@ class _Sums:
           ShapeError: `sample_weight` does not broadcast to `values`.
           ArgumentTypeError: one of them is not of real numbers.
         """
-        mask = getattr(values, "_keras_mask", None)
+        mask = mask_of(values)
         values = shapes.numbers(values, "values")
         values = tf.cast(values, reduce.accumulator_dtype(values, self))
         if values.shape.rank == 0:

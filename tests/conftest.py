@@ -67,7 +67,7 @@ def clean_keras():
     yield
     keras.utils.clear_session()
     # of losses that outlive their test, and of which gradients were taken eagerly
-    denominators._thread.announced.clear()
+    denominators._thread.recorded.clear()
 
 
 @pytest.fixture

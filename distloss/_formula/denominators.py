@@ -1,16 +1,14 @@
-"""What a loss and the step around it tell each other about denominators.
+"""What a loss tells the optimizer about its denominator when its gradient is taken.
 
-Keras calls a loss with targets and predictions and passes on one scalar, so the two
-meet here, per thread: each replica of a strategy runs in a thread of its own.
+Keras passes on one scalar from the loss to the optimizer, so the two meet here, per
+thread: each replica of a strategy runs in a thread of its own.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -18,133 +16,44 @@ import tensorflow as tf
 from distloss._errors import ContextError
 
 
-class Announces:
-    """A loss that announces its global denominator when its gradient is taken."""
+class RecordsDenominator:
+    """A loss whose global denominator is recorded when its gradient is taken."""
 
     global_reduction: str
 
-
-class CountFirst(Exception):
-    """A part of a batch needs what is only known once all parts were counted."""
-
-
-class Step:
-    """A training step of a prepared model on one replica, being traced or run.
-
-    Attributes:
-      rows: local float32 scalar, the rows of this replica.
-      static_rows: the same as an int where it is known, or None.
-      all_rows: global float32 scalar, the rows of all replicas, where known.
-      may_be_empty: whether this replica may be one without rows, which computes with a
-        row of zeros instead (see `empty`).
-      inputs: what the model computes with.
-      y_pred: what it predicted.
-      met_others: whether layers may have met those of other replicas in a collective,
-        so that a gradient is not that of this replica's loss alone.
-      is_evaluated: whether no gradient will be taken.
-      is_uncounted_part: whether it is one of several parts, of unknown denominators.
-      in_loss: whether the model's loss is being computed, not its forward pass.
-      terms: what takes losses that are divided later (see `terms`), or None where
-        each divides by itself.
-      fused: what is summed with the gradients, or None.
-      added: what each layer has added with `add_loss` on this replica.
-    """
-
-    def __init__(
-        self,
-        rows: tf.Tensor | int,
-        all_rows: tf.Tensor | None = None,
-        *,
-        may_be_empty: bool = False,
-    ) -> None:
-        self.rows = tf.cast(rows, tf.float32)
-        self.static_rows = rows if isinstance(rows, int) else None
-        self.all_rows = all_rows
-        self.may_be_empty = may_be_empty
-        self.inputs: list[Any] = []
-        self.y_pred: Any = None
-        self.met_others = False
-        self.is_evaluated = False
-        self.is_uncounted_part = False
-        self.in_loss = False
-        self.terms: Any = None
-        self.fused: Any = None
-        self.added: dict[Any, list[Any]] = {}
-
-    def of_rows(self, value: tf.Tensor) -> tf.Tensor:
-        """`value`, and 0 where it comes from the row of an empty replica."""
-        if not self.may_be_empty:
-            return value
-        return tf.where(self.rows > 0, value, tf.zeros_like(value))
-
-
-class Part(Step):
-    """A part of a batch: the denominators are those of the whole batch.
-
-    Attributes:
-      denominators: global float scalar per loss of the model, in the order of their
-        calls; None for one that divides by a constant. None while counting.
-      weights: what each loss would add to its denominator, noted while counting.
-      shares: this part's share of each loss, noted while dividing.
-    """
-
-    def __init__(
-        self,
-        rows: tf.Tensor | int,
-        all_rows: tf.Tensor,
-        denominators: list[tf.Tensor] | None = None,
-        *,
-        may_be_empty: bool = False,
-    ) -> None:
-        super().__init__(rows, all_rows, may_be_empty=may_be_empty)
-        self.denominators = denominators
-        self.weights: list[tf.Tensor] = []
-        self.shares: list[tf.Tensor] = []
+    def note(self, denominator: tf.Tensor) -> None:
+        """Notes the global W of a step, if anybody wants to know."""
 
 
 class _Thread(threading.local):
     def __init__(self) -> None:
-        self.announced: Any = weakref.WeakKeyDictionary()
-        self.step: Step | None = None
+        self.recorded: Any = weakref.WeakKeyDictionary()
 
 
 _thread = _Thread()
 
 
-@contextlib.contextmanager
-def during(step: Step) -> Iterator[None]:
-    """Makes `step` the current one of this thread."""
-    outer, _thread.step = _thread.step, step
-    try:
-        yield
-    finally:
-        _thread.step = outer
-
-
-def current_step() -> Step | None:
-    """The prepared model's step that this thread is in, or None."""
-    return _thread.step
-
-
-def announced(value: tf.Tensor, denominator: tf.Tensor, loss: Announces) -> tf.Tensor:
-    """`value`, whose gradient announces `denominator` to the optimizer.
+def recorded(
+    value: tf.Tensor, denominator: tf.Tensor, loss: RecordsDenominator
+) -> tf.Tensor:
+    """`value`, whose gradient records `denominator` for the optimizer.
 
     When the gradient is taken, and not when the loss is: losses are also computed to
     be looked at.
     """
 
     @tf.custom_gradient
-    def announcing(inner: tf.Tensor) -> Any:
+    def recording(inner: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             # Two are enough to see that there were several; more would only pile up
             # for a loss whose gradients nobody accumulates.
-            recent = _thread.announced.setdefault(loss, collections.deque(maxlen=2))
+            recent = _thread.recorded.setdefault(loss, collections.deque(maxlen=2))
             recent.append(denominator)
             return upstream
 
         return tf.identity(inner), gradient
 
-    return announcing(value)
+    return recording(value)
 
 
 def _graph_of(tensor: tf.Tensor) -> Any:
@@ -159,23 +68,23 @@ def _is_same(owner: Any, loss: Any) -> bool:
     return bool(owner.get_config() == loss.get_config())
 
 
-def announced_denominator(loss: Announces) -> tf.Tensor:
+def recorded_denominator(loss: RecordsDenominator) -> tf.Tensor:
     """The global denominator by which this thread's last gradient was divided.
 
-    Forgets it, with all others: the next step announces its own.
+    Forgets it, with all others: the next step records its own.
 
     Raises:
-      ContextError: `loss`, or one of the same config, announced none, several, or one
+      ContextError: `loss`, or one of the same config, recorded none, several, or one
         of another graph, or another loss did too.
     """
     here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     found = [
         (owner, denominator)
-        for owner, denominators in _thread.announced.items()
+        for owner, denominators in _thread.recorded.items()
         for denominator in denominators
         if _graph_of(denominator) is here
     ]
-    _thread.announced.clear()
+    _thread.recorded.clear()
     if len(found) == 1 and _is_same(found[0][0], loss):
         return found[0][1]
     if not found:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from distloss._keras.tensors import note_on, notes_on
+
 _Nest = TypeVar("_Nest")
 
 
@@ -201,11 +203,8 @@ def _none_or_all(output: Any, rows: tf.Tensor | int) -> Any:
     if isinstance(output, tf.SparseTensor):
         return _sparse_start(output, kept)
     start = _start(output, kept)
-    for name in ("_keras_mask", "_keras_logits"):
-        known = getattr(output, name, None)
-        if known is not None:
-            setattr(start, name, known[:kept])
-    return start
+    notes = {name: note[:kept] for name, note in notes_on(output).items()}
+    return note_on(start, notes)
 
 
 def _start(output: Any, length: tf.Tensor) -> Any:

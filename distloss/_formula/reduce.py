@@ -195,51 +195,6 @@ def share(numerator: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(numerator, tf.stop_gradient(weight))
 
 
-class Reduced(NamedTuple):
-    """A loss on one replica.
-
-    Attributes:
-      value: float scalar, what the loss returns.
-      denominator: global float scalar, W, by which its gradient is divided.
-    """
-
-    value: tf.Tensor
-    denominator: tf.Tensor
-
-
-def counted_share(
-    local_sum: tf.Tensor,
-    weight: tf.Tensor | None,
-    replicas: Replicas,
-    name: str,
-    sharing: tf.Tensor | None = None,
-) -> Reduced:
-    """The share of a local sum, reported as the global mean.
-
-    Args:
-      local_sum: S_r, local float scalar.
-      weight: W_r, local float scalar; None fixes W at 1.
-      replicas: who shares the batch.
-      name: whose sums, the same word on all replicas.
-      sharing: what `sharing_of` says, where `weight` depends on that.
-
-    Returns:
-      a value that is the same on all replicas, `replicas.reported(S / W)`, whose
-      gradient is that of this replica's share, `S_r / W`; and W.
-    """
-    # One vector, so one collective. Behind stop_gradient, because the gradient of
-    # a sum over replicas is summed over replicas again: N times too large.
-    parts = [part for part in (local_sum, weight, sharing) if part is not None]
-    sums = replicas.sum(tf.stop_gradient(tf.stack(parts)), name)
-    denominator = tf.ones_like(sums[0]) if weight is None else sums[1]
-    if sharing is not None:
-        denominator = once(denominator, sums[2], replicas)
-    reported = replicas.reported(share(sums[0], denominator))
-    own_share = replicas.to_reduce(share(local_sum, denominator))
-    value = value_with_gradient_of(own_share, reported)
-    return Reduced(value, denominator)
-
-
 def once(
     weight: tf.Tensor,
     sharing: tf.Tensor,

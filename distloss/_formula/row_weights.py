@@ -16,11 +16,12 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce
-from distloss._formula.denominators import Step, current_step
+from distloss._formula.normalization import LossSums
+from distloss._formula.step_context import StepContext, current_step
 from distloss.replicas import Replicas
 
 
-class RowWeightedStep(Step):
+class RowWeightedContext(StepContext):
     """Such a step on one replica, being traced or run.
 
     Attributes:
@@ -57,6 +58,13 @@ class RowWeightedStep(Step):
     def note_result(self, result: Any, metric: Any) -> None:
         """Notes that `result`, a nest, is what `metric` says of all replicas."""
         self.results.extend((leaf, metric) for leaf in tf.nest.flatten(result))
+
+    def normalize(self, sums: LossSums) -> tf.Tensor:
+        """What makes S / W of a loss, weighed by rows as this step will be."""
+        total = sums.total
+        if sums.fixed is not None:
+            total = reduce.share(total, sums.fixed)
+        return self.mean_of(total, sums.weight, sums.name, sums.sharing)
 
     def mean_of(
         self,
@@ -97,10 +105,10 @@ class RowWeightedStep(Step):
         return tf.math.divide_no_nan(reduce.share(total, denominator), own_part)
 
 
-def row_weighted_step() -> RowWeightedStep | None:
+def row_weighted_context() -> RowWeightedContext | None:
     """The step that this thread is in, if its gradients are weighed by rows."""
     step = current_step()
-    return step if isinstance(step, RowWeightedStep) else None
+    return step if isinstance(step, RowWeightedContext) else None
 
 
 def _is_here(tensor: tf.Tensor) -> bool:
@@ -113,7 +121,7 @@ def _is_here(tensor: tf.Tensor) -> bool:
 class RowsWithGradients:
     """What the optimizers of such a step sum with their gradients."""
 
-    def __init__(self, step: RowWeightedStep) -> None:
+    def __init__(self, step: RowWeightedContext) -> None:
         self._step = step
 
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
@@ -126,7 +134,7 @@ class RowsWithGradients:
         rows = tf.cast(step.rows, dtype)
         if not step.replicas.sums_are_exact:  # sent in few bits, or averaged
             part = reduce.share(rows, tf.cast(step.count_rows(), dtype))
-            factor = step.replicas.to_reduce(part)
+            factor = step.replicas.loss_to_differentiate(part)
         else:
             factor = rows
         return [_times(_as(dtype, g), factor) for g in gradients], rows[tf.newaxis]

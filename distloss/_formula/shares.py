@@ -13,7 +13,7 @@ from distloss._formula.reduce import (
     weighted,
     without_autograph,
 )
-from distloss._formula.row_weights import row_weighted_step
+from distloss._formula.row_weights import row_weighted_context
 from distloss._formula.shapes import numbers
 from distloss._types import TensorLike
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -70,10 +70,11 @@ def mean_share(
         )
     local = weighted(values, weights)
     weight = tf.stop_gradient(element_weight(local))
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is not None:  # it weighs all that it computes by rows
         return step.mean_of(total(local), weight, "mean_share")
-    return replicas.to_reduce(share(total(local), replicas.sum(weight, "mean_share")))
+    own = share(total(local), replicas.sum(weight, "mean_share"))
+    return replicas.loss_to_differentiate(own)
 
 
 @without_autograph
@@ -137,6 +138,6 @@ def regularization_share(
     dtype = accumulator_dtype(*terms)
     term_sums = [tf.reduce_sum(tf.cast(term, dtype)) for term in terms]
     everything = tf.add_n(term_sums) if term_sums else tf.zeros((), dtype)
-    if row_weighted_step() is not None:  # the same on all: counts once
+    if row_weighted_context() is not None:  # the same on all: counts once
         return everything
-    return replicas.to_reduce(everything / replicas.count_as(dtype))
+    return replicas.loss_to_differentiate(everything / replicas.count_as(dtype))

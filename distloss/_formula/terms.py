@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from distloss._formula import reduce
+from distloss._formula.normalization import LossSums
 from distloss.replicas import Replicas
 
 # By what a replica's gradient is weighed where its loss has no weight. Regularisers are
@@ -53,35 +54,31 @@ class Terms:
         self._denominators: list[tf.Tensor] = []
         self._shares = tf.ones(())
 
-    def take(
-        self,
-        total: tf.Tensor,
-        weight: tf.Tensor,
-        note: Callable[[tf.Tensor], None],
-        *,
-        is_counted: bool,
-    ) -> tf.Tensor:
-        """A loss: `total`, whose gradient will be that of its share."""
+    def add_loss(self, sums: LossSums) -> tf.Tensor:
+        """A loss: its S_r, whose gradient will be that of its share."""
+        weight = sums.weight
+        if weight is None:  # each replica's part of what is fixed
+            weight = sums.fixed / sums.replicas.count_as(sums.total.dtype)
+            self._fit_together = False
         self._losses += 1
-        self._fit_together &= is_counted
-        return self._taken(_Term(total, weight, note))
+        return self._added(_Term(sums.total, weight, sums.loss.note))
 
-    def take_constant(self, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def add_constant(self, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """A term that depends on weights only, the same on all replicas."""
-        return self._taken(_row_mean(value, rows))
+        return self._added(_row_mean(value, rows))
 
-    def take_row_mean(self, mean: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def add_row_mean(self, mean: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """A mean over local rows: it weighs as much as there are rows."""
         self._fit_together = False
-        return self._taken(_row_mean(mean, rows))
+        return self._added(_row_mean(mean, rows))
 
-    def take_sum(self, total: tf.Tensor, replicas: Replicas) -> tf.Tensor:
+    def add_sum(self, total: tf.Tensor, replicas: Replicas) -> tf.Tensor:
         """A sum over local rows: its denominator is 1, in equal parts on replicas."""
         self._fit_together = False
         weight = 1.0 / replicas.count_as(total.dtype)
-        return self._taken(_Term(total, weight, None))
+        return self._added(_Term(total, weight, None))
 
-    def _taken(self, term: _Term) -> tf.Tensor:
+    def _added(self, term: _Term) -> tf.Tensor:
         index = len(self._terms)
         self._tape.watch(term.total)
         self._terms.append(term)
@@ -120,7 +117,7 @@ class Terms:
 
     def fused(
         self, factors: list[tf.Tensor], unit: tf.Tensor, rows: tf.Tensor
-    ) -> Fused:
+    ) -> FusedWithGradients:
         """What is to be summed with the gradients, after `divide_by_own`.
 
         Args:
@@ -136,7 +133,7 @@ class Terms:
         weight = tf.cast(weight, mean.dtype)
         weight = tf.where(weight == 0, _SOME * tf.sign(rows), weight)
         vector = tf.stack([weight * mean, weight, rows])
-        return Fused(vector, weight * shares, note)
+        return FusedWithGradients(vector, weight * shares, note)
 
     def sum(self, replicas: Replicas, rows: tf.Tensor) -> Sums:
         """The sums over all replicas, by one collective of a vector.
@@ -198,7 +195,7 @@ class Sums(NamedTuple):
         return loss / tf.cast(unit, loss.dtype)
 
 
-class Fused:
+class FusedWithGradients:
     """What travels with the gradients of a step.
 
     Attributes:

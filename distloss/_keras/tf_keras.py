@@ -12,7 +12,7 @@ import operator
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -87,3 +87,59 @@ class Callback(keras.callbacks.Callback):
 def set_inner(scaled: Any, optimizer: Any) -> None:
     """Gives a LossScaleOptimizer of tf-keras another one to update with."""
     scaled._optimizer = optimizer
+
+
+def forget_functions(model: Any) -> None:
+    """Lets `fit` make the functions of its steps anew."""
+    model._reset_compile_cache()
+
+
+def hook_compile_arguments(
+    model: Any, changed: Callable[[Any, dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Lets `changed(model, arguments)` give what files hold of `compile`."""
+
+    def arguments(user_metrics: bool = True) -> dict[str, Any]:
+        return changed(model, type(model)._get_compile_args(model, user_metrics))
+
+    model._get_compile_args = arguments
+
+
+def hook_moments(layer: Any, moments: Callable[..., Any]) -> None:
+    """Lets `moments(layer, ...)` give a synchronised normalization its statistics."""
+    if hasattr(layer, "_sync_calculate_mean_and_var"):
+        layer._sync_calculate_mean_and_var = functools.partial(moments, layer)
+
+
+def moments_of_tf_keras(
+    layer: Any, x: Any, axes: Any, keep_dims: Any, mask: Any
+) -> Any:
+    """The statistics that tf-keras computes."""
+    own = type(layer)._sync_calculate_mean_and_var
+    return own(layer, x, axes, keep_dims, mask=mask)
+
+
+def own_statistics_of(layer: Any) -> list[Any]:
+    """Variables of `layer` itself of which each replica has its own."""
+    own = tf.VariableSynchronization.ON_READ
+    return [
+        variable
+        for variable in layer._non_trainable_weights
+        if isinstance(variable, tf.distribute.DistributedValues)
+        and variable.synchronization == own
+    ]
+
+
+def strategy_of(optimizer: Any) -> tf.distribute.Strategy | None:
+    """In whose scope it was made; None for a legacy one, which looks it up later."""
+    return getattr(optimizer, "_distribution_strategy", None)
+
+
+def function_of(metric: Any) -> Any:
+    """What a metric takes the mean of; None for one that has no function."""
+    return getattr(metric, "_fn", None)
+
+
+def set_function(metric: Any, function: Callable[..., Any]) -> None:
+    """Lets `metric` take the mean of what `function` gives."""
+    metric._fn = function

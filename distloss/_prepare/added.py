@@ -10,10 +10,18 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentError
-from distloss._formula import denominators, reduce
-from distloss._formula.denominators import Part, Step
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula import reduce
+from distloss._formula.normalization import sum_over_replicas
+from distloss._formula.row_weights import RowWeightedContext
+from distloss._formula.step_context import (
+    CountFirst,
+    MicrobatchContext,
+    StepContext,
+    current_step,
+)
 from distloss._keras import versions
+from distloss._keras.compiled_model import layers_of
+from distloss._keras.layer_hooks import sum_of_added_as_keras
 from distloss._prepare.graphs import comes_from
 from distloss._prepare.layer_hooks import was_added
 from distloss.replicas import Replicas
@@ -25,8 +33,8 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
     Keras divides it by the number of replicas, which is right as a report, since its
     loss tracker weighs by rows.
     """
-    step = denominators.current_step()
-    is_whole = replicas.count() == 1 and not isinstance(step, Part)
+    step = current_step()
+    is_whole = replicas.count() == 1 and not isinstance(step, MicrobatchContext)
     if step is None or (is_whole and step.terms is None):
         return _as_keras_adds(model, added)
     _refuse_sums_over_rows(model)
@@ -37,18 +45,18 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
             return _share_of_sum(step, replicas, total)
     if step.terms is not None:
         is_mean = was_added(step, added)
-        take = step.terms.take_row_mean if is_mean else step.terms.take_constant
+        take = step.terms.add_row_mean if is_mean else step.terms.add_constant
         return take(total, step.rows)
     return _share_of_mean(step, replicas, total)
 
 
-def all_rows(step: Step, replicas: Replicas) -> tf.Tensor:
+def all_rows(step: StepContext, replicas: Replicas) -> tf.Tensor:
     """The rows of all replicas, global float32 scalar; one collective per step."""
-    if isinstance(step, RowWeightedStep):
+    if isinstance(step, RowWeightedContext):
         return step.count_rows()
     if step.all_rows is None:
         if step.is_uncounted_part:
-            raise denominators.CountFirst
+            raise CountFirst
         step.all_rows = replicas.sum(step.rows, "rows")
     return step.all_rows
 
@@ -61,35 +69,35 @@ def _as_float(added: tf.Tensor) -> tf.Tensor:
 
 def _as_keras_adds(model: keras.Model, added: tf.Tensor) -> tf.Tensor:
     if versions.TRACKERS_MULTIPLY:
-        return type(model)._aggregate_additional_loss(model, added)
+        return sum_of_added_as_keras(model, added)
     return tf.reduce_sum(_as_float(added))
 
 
-def _share_of_sum(step: Step, replicas: Replicas, total: tf.Tensor) -> tf.Tensor:
+def _share_of_sum(step: StepContext, replicas: Replicas, total: tf.Tensor) -> tf.Tensor:
     """Of losses of single rows, which are a sum over all rows of the batch."""
-    if isinstance(step, Part):
+    if isinstance(step, MicrobatchContext):
         return total
     if step.terms is not None:
-        return step.terms.take_sum(total, replicas)
-    return reduce.counted_share(total, None, replicas, "added_sum").value
+        return step.terms.add_sum(total, replicas)
+    return sum_over_replicas(total, replicas, "added_sum")
 
 
-def _share_of_mean(step: Step, replicas: Replicas, mean: tf.Tensor) -> tf.Tensor:
+def _share_of_mean(step: StepContext, replicas: Replicas, mean: tf.Tensor) -> tf.Tensor:
     mean = tf.where(step.rows > 0, mean, tf.zeros_like(mean))
     # Not by Keras, whose 1 / N is a float32 in a float64 model, too
-    reported = replicas.reported(mean) if versions.TRACKERS_MULTIPLY else mean
+    reported = replicas.loss_to_report(mean) if versions.TRACKERS_MULTIPLY else mean
     if step.is_evaluated:
         return reported
     rows, all_of_them = (
         tf.cast(count, mean.dtype) for count in (step.rows, all_rows(step, replicas))
     )
     own = mean * reduce.share(rows, all_of_them)
-    if isinstance(step, Part):
+    if isinstance(step, MicrobatchContext):
         return own
-    return reduce.value_with_gradient_of(replicas.to_reduce(own), reported)
+    return reduce.value_with_gradient_of(replicas.loss_to_differentiate(own), reported)
 
 
-def _is_of_rows(added: tf.Tensor, step: Step) -> bool:
+def _is_of_rows(added: tf.Tensor, step: StepContext) -> bool:
     """Whether axis 0 of what a layer added holds rows.
 
     An open axis can be nothing else. One of known length may also be that of weights,
@@ -118,7 +126,7 @@ def _is_of_rows(added: tf.Tensor, step: Step) -> bool:
 def _refuse_sums_over_rows(model: keras.Model) -> None:
     if versions.ACTIVITY_IS_MEAN:
         return
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if getattr(layer, "activity_regularizer", None) is not None:
             raise ArgumentError(
                 "Expected layers that add means over rows. Got layer "

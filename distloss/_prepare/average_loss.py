@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula.reduce import without_autograph
-from distloss._formula.row_weights import row_weighted_step
+from distloss._formula.row_weights import row_weighted_context
 from distloss._keras.model_hooks import Hook
 from distloss.replicas import StrategyReplicas
 
@@ -36,7 +36,7 @@ def _average_loss(
     global_batch_size: Any = None,
 ) -> Any:
     part = of_tensorflow(per_example_loss, sample_weight, global_batch_size)
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is None:
         return part
     if global_batch_size is None:  # TensorFlow took N times the rows of one replica
@@ -47,7 +47,7 @@ def _average_loss(
 @without_autograph
 def _regularization_loss(of_tensorflow: Any, regularization_loss: Any) -> Any:
     part = of_tensorflow(regularization_loss)
-    return part if row_weighted_step() is None else _times_replicas(part)
+    return part if row_weighted_context() is None else _times_replicas(part)
 
 
 def _times_replicas(part: tf.Tensor) -> tf.Tensor:

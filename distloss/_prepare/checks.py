@@ -9,7 +9,28 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, BackendError, ContextError
 from distloss._keras import versions
+from distloss._keras.compiled_model import layers_of, strategy_given_to
+from distloss._keras.optimizer_state import strategy_of
 from distloss.replicas import current_strategy
+
+
+def not_compiled(model: Any) -> ArgumentError:
+    """The error for a model without what `prepare` wraps."""
+    return ArgumentError(
+        "Expected a compiled model, with a loss and an optimizer to wrap. Got "
+        f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
+        "before distloss.prepare(model)."
+    )
+
+
+def refuse_compiled_again(model: Any, *, is_prepared: bool) -> None:
+    """Raises ContextError where `model` trains with losses or optimizers of others."""
+    if not is_prepared:
+        raise ContextError(
+            "Expected a prepared model, whose losses and optimizer are distributed. "
+            f"Got model {model.name!r} with other ones: it was compiled again. Call "
+            "distloss.prepare(model) after each model.compile(...)."
+        )
 
 
 def check_layers(model: keras.Model, parts: int) -> None:
@@ -21,7 +42,7 @@ def check_layers(model: keras.Model, parts: int) -> None:
     count = model.distribute_strategy.num_replicas_in_sync
     if parts == 1 or count == 1:
         return
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if getattr(layer, "synchronized", False):
             raise ArgumentError(
                 "Expected layers that compute without other replicas, to cut batches "
@@ -59,15 +80,16 @@ def check_keras(model: keras.Model) -> None:
 
 def check_scope(model: keras.Model, optimizers: list[Any]) -> None:
     """Raises ContextError where one of them is of another strategy's scope."""
-    own, current = model._distribute_strategy, current_strategy()
+    own, current = strategy_given_to(model), current_strategy()
     if current is not None and current is not own:
         raise _other_scope(f"Got model {model.name!r}, which was made outside it.")
     for outer in optimizers:
         optimizer = getattr(outer, "inner_optimizer", outer)
-        if optimizer._distribution_strategy is not model.distribute_strategy:
+        made_in = strategy_of(optimizer)
+        if made_in is not model.distribute_strategy:
             raise _other_scope(
                 f"Got model {model.name!r}, whose optimizer {optimizer.name!r} was "
-                f"made in another: {optimizer._distribution_strategy}."
+                f"made in another: {made_in}."
             )
 
 

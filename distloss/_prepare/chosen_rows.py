@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import empty
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedContext
 from distloss._prepare.graphs import operations_above, sources_of
 
 # The length of what these return is decided by values.
@@ -34,7 +34,7 @@ _SIZED_FROM = {
 _SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
 
 
-def counts_like_rows(values: tf.Tensor, step: RowWeightedStep) -> bool:
+def counts_like_rows(values: tf.Tensor, step: RowWeightedContext) -> bool:
     """Whether `values` has as many elements for each row of `step`, on all replicas.
 
     False where that cannot be told, as in eager mode.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from distloss._keras.compiled_model import layers_of
 from distloss.optimizers import DistributedOptimizer
 from distloss.optimizers.tf_keras import SumsFirst
 from distloss.replicas import Replicas
@@ -32,7 +33,7 @@ def places_of_optimizers(
     """
     return [
         Place(layer, name, value)
-        for layer in model._flatten_layers()
+        for layer in layers_of(model)
         for name, value in vars(layer).items()
         # those of tf.Module repeat what other attributes hold, for checkpoints
         if not name.startswith("_self_") and any(_optimizers_in(value, classes))

@@ -20,17 +20,28 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._formula import denominators
-from distloss._formula.denominators import Step
-from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
-from distloss._keras.model_hooks import Hook
+from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
+from distloss._formula.step_context import StepContext, current_step
+from distloss._keras.compiled_model import layers_of
+from distloss._keras.layer_hooks import (
+    assign_as_keras,
+    clear_losses_of_keras,
+    hook_added_losses,
+    hook_assignments,
+    hook_moments,
+    moments_of_keras,
+    own_losses_of_keras,
+    takes_training,
+)
 from distloss._prepare.graphs import comes_from
 
 
-def predictions(model: keras.Model, step: Step, x: Any, *, training: bool) -> Any:
+def predictions(
+    model: keras.Model, step: StepContext, x: Any, *, training: bool
+) -> Any:
     """`model(x)` in `step`, in which `model.losses` are those of this replica."""
     hook_layers(model)
-    given = {"training": training} if model._call_has_training_arg else {}
+    given = {"training": training} if takes_training(model) else {}
     with _watched_for_meetings(step):
         return model(x, **given)
 
@@ -62,7 +73,7 @@ _CALLS = ("StatefulPartitionedCall", "PartitionedCall")  # which may hold one
 
 
 @contextlib.contextmanager
-def _watched_for_meetings(step: Step) -> Iterator[None]:
+def _watched_for_meetings(step: StepContext) -> Iterator[None]:
     """Notes in `step` whether layers may have met those of other replicas."""
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     before = 0 if graph is None else len(graph.get_operations())
@@ -79,36 +90,30 @@ def _watched_for_meetings(step: Step) -> Iterator[None]:
     step.met_others = _inside.met or is_collective
 
 
-def was_added(step: Step, loss: Any) -> bool:
+def was_added(step: StepContext, loss: Any) -> bool:
     """Whether a layer added `loss`, which is no regulariser of weights then."""
     return any(loss is own for losses in step.added.values() for own in losses)
 
 
 def hook_layers(model: keras.Model) -> None:
     """Lets the layers of `model` keep apart what they do in steps of replicas."""
-    for layer in model._flatten_layers():
-        if not isinstance(layer.add_loss, Hook):
-            layer.add_loss = Hook(_add_loss, layer)
-            layer._get_own_losses = Hook(_own_losses, layer)
-            layer._clear_losses = Hook(_clear_losses, layer)
-        is_normalization = isinstance(layer, keras.layers.BatchNormalization)
-        if is_normalization and not isinstance(layer._moments, Hook):
-            layer._moments = Hook(_moments, layer)
+    for layer in layers_of(model):
+        hook_added_losses(layer, _add_loss, _own_losses, _clear_losses)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            hook_moments(layer, _moments)
     for variable in _averages_of_own_rows(model):
-        if not isinstance(variable._direct_assign, Hook):
-            variable._direct_assign = Hook(_assign, variable)
+        hook_assignments(variable, _assign)
 
 
 def keep_without_rows(variables: list[Any]) -> None:
     """Lets variables of metrics stay as they are on a replica without rows."""
     for variable in variables:
-        if not isinstance(variable._direct_assign, Hook):
-            variable._direct_assign = Hook(_assign_metric, variable)
+        hook_assignments(variable, _assign_metric)
 
 
 def _averages_of_own_rows(model: keras.Model) -> list[Any]:
     """What layers keep of the rows of their replica, and not of all."""
-    layers = [x for x in model._flatten_layers() if getattr(x, "synchronized", False)]
+    layers = [x for x in layers_of(model) if getattr(x, "synchronized", False)]
     of_all_rows = {id(v) for layer in layers for v in layer.variables}
     return [
         variable
@@ -120,63 +125,63 @@ def _averages_of_own_rows(model: keras.Model) -> list[Any]:
 
 def _add_loss(layer: keras.Layer, loss: Any) -> None:
     type(layer).add_loss(layer, loss)
-    step = denominators.current_step()
+    step = current_step()
     if step is not None:
         step.added.setdefault(layer, []).extend(keras.tree.flatten(loss))
 
 
 def _own_losses(layer: keras.Layer) -> list[Any]:
-    step = denominators.current_step()
+    step = current_step()
     if step is None:
-        return type(layer)._get_own_losses(layer)
+        return own_losses_of_keras(layer)
     return list(step.added.get(layer, []))
 
 
 def _clear_losses(layer: keras.Layer) -> None:
-    type(layer)._clear_losses(layer)
-    step = denominators.current_step()
+    clear_losses_of_keras(layer)
+    step = current_step()
     if step is not None:
         step.added.pop(layer, None)
 
 
 def _assign(variable: keras.Variable, value: Any) -> None:
-    step = denominators.current_step()
+    step = current_step()
     if step is not None and step.may_be_empty and _is_of_its_rows(value, step):
         value = _or_as_it_is(variable, value, step)
-    type(variable)._direct_assign(variable, value)
+    assign_as_keras(variable, value)
 
 
 def _assign_metric(variable: keras.Variable, value: Any) -> None:
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is not None and step.may_be_empty:
         value = _or_as_it_is(variable, value, step)
-    type(variable)._direct_assign(variable, value)
+    assign_as_keras(variable, value)
 
 
-def _is_of_its_rows(value: Any, step: Step) -> bool:
+def _is_of_its_rows(value: Any, step: StepContext) -> bool:
     """Whether a replica's rows made `value`, and not weights, which all share."""
-    if isinstance(step, RowWeightedStep):
+    if isinstance(step, RowWeightedContext):
         return comes_from(tf.convert_to_tensor(value), step.inputs)
     return not step.in_loss
 
 
-def _or_as_it_is(variable: keras.Variable, value: Any, step: Step) -> tf.Tensor:
+def _or_as_it_is(variable: keras.Variable, value: Any, step: StepContext) -> tf.Tensor:
     own = tf.convert_to_tensor(variable.value)
     return tf.where(step.rows > 0, tf.cast(value, own.dtype), own)
 
 
 def _moments(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:
-    step = denominators.current_step()
+    step = current_step()
     if step is None or not (step.may_be_empty and layer.synchronized):
-        return type(layer)._moments(layer, inputs, mask)
+        return moments_of_keras(layer, inputs, mask)
     # The sums over replicas count the elements that there are, so none may be made up.
     count = tf.where(step.rows > 0, tf.shape(inputs)[0], 0)
     mask = None if mask is None else mask[:count]
-    moments = type(layer)._moments(layer, inputs[:count], mask)
+    moments = moments_of_keras(layer, inputs[:count], mask)
     return tuple(_without_its_gradient(moment, step) for moment in moments)
 
 
-def _without_its_gradient(value: tf.Tensor, step: Step) -> tf.Tensor:
+def _without_its_gradient(value: tf.Tensor, step: StepContext) -> tf.Tensor:
     """`value`, whose gradient is 0 on a replica without rows.
 
     That of the row of zeros may be NaN, and would reach all others by a collective.

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentTypeError
-from distloss._formula import reduce, sparse
-from distloss._formula.denominators import Part
+from distloss._formula import empty, reduce, sparse
+from distloss._formula.step_context import MicrobatchContext
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,15 @@ def _densely(nest: Any) -> Any:
     return keras.tree.map_structure(sparse.dense, nest)
 
 
-def counted(parts: Parts, forward: Callable[[Part, Any], Any]) -> tf.Tensor:
+def counted(
+    parts: Parts, forward: Callable[[MicrobatchContext, Any], Any]
+) -> tf.Tensor:
     """W_r of each loss that `forward` computes for a part and its data."""
 
     def count(data: Any) -> tf.Tensor:
         # of how many rows in all does not matter here
-        part = Part(cut(data, 1).rows, tf.ones(()), may_be_empty=tf.executing_eagerly())
+        rows, may_be_empty = empty.rows_of(data), tf.executing_eagerly()
+        part = MicrobatchContext(rows, tf.ones(()), may_be_empty=may_be_empty)
         forward(part, data)
         dtype = reduce.accumulator_dtype(*part.weights)
         weights = [tf.cast(weight, dtype) for weight in part.weights]

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, ContextError
 from distloss._formula import empty
-from distloss._formula.row_weights import row_weighted_step
+from distloss._formula.row_weights import row_weighted_context
+from distloss._keras.compiled_model import layers_of
 from distloss._keras.model_hooks import Hook
 from distloss._prepare.found import is_distributed
 
@@ -27,7 +28,7 @@ def is_own(model: Any, name: str, base: Any, take_step: Any) -> bool:
 
 def refuse_other_optimizers(optimizer: Any, name: str) -> None:
     """Raises ContextError where one that is not ours updates in a weighed step."""
-    if row_weighted_step() is not None and not is_distributed(optimizer):
+    if row_weighted_context() is not None and not is_distributed(optimizer):
         raise ContextError(
             "Expected steps of a prepared model to update with the optimizers that "
             "distloss.prepare found, in attributes of the model and its layers, and in "
@@ -66,7 +67,7 @@ def check_own_layers(model: Any) -> None:
     count = model.distribute_strategy.num_replicas_in_sync
     if count == 1:
         return
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if getattr(layer, "synchronized", False):
             raise ArgumentError(
                 "Expected layers that compute without other replicas, in a model with "

@@ -10,8 +10,9 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ContextError
-from distloss._formula import denominators, empty, reduce
-from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
+from distloss._formula import empty, reduce
+from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
+from distloss._formula.step_context import step_scope
 from distloss._keras import own_steps
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.average_loss import watch_shares
@@ -70,11 +71,11 @@ def take_step(
     """
     if replicas.count() == 1:
         return as_keras_reads(own(data), model)
-    step = RowWeightedStep(checked_rows(data), replicas)
+    step = RowWeightedContext(checked_rows(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = keras.tree.flatten(padded)
     keep_apart([model], replicas)
-    with denominators.during(step):
+    with step_scope(step):
         logs = own(padded)
         told.update(_told_by_metrics(step, logs))
         logs = as_reported(step, logs, _mean_as_keras_reads)
@@ -100,7 +101,7 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 def _check_mean(metric: Any, values: Any, sample_weight: Any) -> None:
-    if row_weighted_step() is None or sample_weight is not None:
+    if row_weighted_context() is None or sample_weight is not None:
         return
     if tf.convert_to_tensor(values).shape.rank == 0:
         raise ContextError(
@@ -113,7 +114,7 @@ def _check_mean(metric: Any, values: Any, sample_weight: Any) -> None:
 
 def scaled(of_keras: Any, value: Any) -> Any:
     """A loss, which no number of replicas scales where it is weighed by rows."""
-    return of_keras(value) if row_weighted_step() is None else value
+    return of_keras(value) if row_weighted_context() is None else value
 
 
 def _reduced(  # noqa: PLR0913  # arguments of Keras
@@ -125,7 +126,7 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
     dtype: Any = None,
 ) -> Any:
     """What a Keras loss makes of its element losses, in a step weighed by rows."""
-    step = row_weighted_step()
+    step = row_weighted_context()
     given = functools.partial(of_keras, values, sample_weight, mask, reduction, dtype)
     if step is None or reduction in (None, "none") or not values.shape.rank:
         return given()
@@ -140,14 +141,14 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
 
 
 def _update_mean(metric: Any, values: Any, sample_weight: Any = None) -> Any:
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is not None:
         values, sample_weight = counted_by_rows(step, values, sample_weight)
     return type(metric).update_state(metric, values, sample_weight=sample_weight)
 
 
 def counted_by_rows(
-    step: RowWeightedStep, values: Any, sample_weight: Any
+    step: RowWeightedContext, values: Any, sample_weight: Any
 ) -> tuple[Any, Any]:
     """What a metric takes the mean of, and by which weights.
 
@@ -163,7 +164,7 @@ def counted_by_rows(
 
 def _result(metric: Any) -> Any:
     """What `metric` says of all replicas, also to the step on one of them."""
-    step = row_weighted_step()
+    step = row_weighted_context()
     read = functools.partial(type(metric).result, metric)
     if step is None:
         return read()
@@ -172,16 +173,16 @@ def _result(metric: Any) -> Any:
     return result
 
 
-def _told_by_metrics(step: RowWeightedStep, logs: Any) -> dict[str, Any]:
+def _told_by_metrics(step: RowWeightedContext, logs: Any) -> dict[str, Any]:
     metrics = {id(result): metric for result, metric in step.results}
     named = logs.items() if isinstance(logs, dict) else ()
     return {name: metrics[id(x)] for name, x in named if id(x) in metrics}
 
 
 def as_reported(
-    step: RowWeightedStep,
+    step: RowWeightedContext,
     logs: Any,
-    mean: Callable[[RowWeightedStep, tf.Tensor], tf.Tensor],
+    mean: Callable[[RowWeightedContext, tf.Tensor], tf.Tensor],
 ) -> Any:
     """What a step returns: `mean` of each number that no metric has told it."""
     known = {id(result) for result, _ in step.results}
@@ -195,7 +196,7 @@ def as_reported(
     return tf.nest.map_structure(reported, logs)
 
 
-def _mean_as_keras_reads(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+def _mean_as_keras_reads(step: RowWeightedContext, value: tf.Tensor) -> tf.Tensor:
     """The mean over rows of all replicas, where Keras has taken that of replicas."""
     if not keras_averages(step.replicas):
         return mean_on_each(step, value)
@@ -203,7 +204,7 @@ def _mean_as_keras_reads(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
     return part * step.replicas.count_as(part.dtype)
 
 
-def mean_on_each(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+def mean_on_each(step: RowWeightedContext, value: tf.Tensor) -> tf.Tensor:
     """The mean over rows of all replicas, on each of them, by a collective."""
     part = tf.stop_gradient(step.weigh(value))
     return step.replicas.sum(part, "reported")

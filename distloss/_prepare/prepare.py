@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from distloss._errors import ArgumentError, ArgumentTypeError
-from distloss._keras.compiled_model import with_losses
+from distloss._keras.compiled_model import hold_losses, is_compiled, with_losses
 from distloss._keras.tf_keras import is_model
 from distloss._prepare import prepare_own, tf_keras_model
 from distloss._prepare.checks import (
@@ -17,6 +17,7 @@ from distloss._prepare.checks import (
     check_keras,
     check_layers,
     check_scope,
+    not_compiled,
 )
 from distloss._prepare.own_steps import has_own_steps
 from distloss._prepare.step_hooks import override_methods
@@ -112,32 +113,20 @@ def prepare(
     _check_model(model)
     if has_own_steps(model):
         return prepare_own.prepared(model, replicas, parts)
-    _check_optimizer(model)
+    if model.optimizer is None:
+        raise not_compiled(model)
     check_scope(model, [model.optimizer])
     check_keras(model)
     check_compiler(model)
     check_layers(model, parts)
     # What may still be refused comes before anything changes.
-    loss = _distributed_loss(model, replicas)
+    wrap = functools.partial(DistributedLoss, replicas=replicas)
+    losses = with_losses(model, functools.partial(to_compile, wrap=wrap))
     optimizer = _distributed_optimizer(model, replicas)
-    model._compile_loss, model.optimizer = loss, optimizer
+    hold_losses(model, losses)
+    model.optimizer = optimizer
     override_methods(model, replicas_or_current_strategy(replicas), parts)
     return model
-
-
-def _distributed_loss(model: keras.Model, replicas: Replicas | None) -> Any:
-    """The compiled losses of `model`, each in a `DistributedLoss`."""
-    plain = model._compile_loss
-    if plain is None:
-        return None
-    wrap = functools.partial(DistributedLoss, replicas=replicas)
-    wrapped = keras.tree.map_structure(
-        functools.partial(to_compile, wrap=wrap), plain._user_loss
-    )
-    # What is wrapped already stays, and with it what Keras has built around it.
-    if keras.tree.flatten(wrapped) == keras.tree.flatten(plain._user_loss):
-        return plain
-    return with_losses(plain, wrapped)
 
 
 def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any:
@@ -171,18 +160,5 @@ def _check_model(model: Any) -> None:
             "Expected model= to be a compiled keras.Model. Got "
             f"model={model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    if not model.compiled:
-        raise _not_compiled(model)
-
-
-def _check_optimizer(model: keras.Model) -> None:
-    if model.optimizer is None:
-        raise _not_compiled(model)
-
-
-def _not_compiled(model: keras.Model) -> ArgumentError:
-    return ArgumentError(
-        "Expected a compiled model, with a loss and an optimizer to wrap. Got "
-        f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
-        "before distloss.prepare(model)."
-    )
+    if not is_compiled(model):
+        raise not_compiled(model)

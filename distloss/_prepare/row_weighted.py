@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentTypeError
-from distloss._formula import denominators, empty
+from distloss._formula import empty
 from distloss._formula.reduce import without_autograph
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedContext
+from distloss._formula.step_context import step_scope
 from distloss._prepare.own_checks import checked_rows
 from distloss._prepare.own_steps import (
     as_reported,
@@ -94,7 +95,7 @@ def row_weighted(
         found = replicas_or_current_strategy(replicas)
         if found.count() == 1:
             return None, args, kwargs
-        context = RowWeightedStep(_rows(rows, args, kwargs), found)
+        context = RowWeightedContext(_rows(rows, args, kwargs), found)
         args, kwargs = empty.with_a_row((args, kwargs))
         context.inputs = tf.nest.flatten((args, kwargs))
         keep_apart(list(held), found)
@@ -106,7 +107,7 @@ def row_weighted(
         context, args, kwargs = begun(args, kwargs)
         if context is None:
             return step(*args, **kwargs)
-        with denominators.during(context):
+        with step_scope(context):
             return _reported(context, step(*args, **kwargs))
 
     return weighed
@@ -127,7 +128,7 @@ def _check_arguments(step: Any, held: tuple[Any, ...]) -> None:
 
 
 @without_autograph
-def _reported(context: RowWeightedStep, results: Any) -> Any:
+def _reported(context: RowWeightedContext, results: Any) -> Any:
     return as_reported(context, results, _part_or_mean)
 
 
@@ -137,7 +138,7 @@ def _rows(rows: Any, args: Any, kwargs: Any) -> Any:
     return rows(*args, **kwargs) if callable(rows) else rows
 
 
-def _part_or_mean(step: RowWeightedStep, value: tf.Tensor) -> tf.Tensor:
+def _part_or_mean(step: RowWeightedContext, value: tf.Tensor) -> tf.Tensor:
     if not step.replicas.keras_sums_metrics:  # nobody else adds up processes
         return mean_on_each(step, value)
     return step.weigh(value)

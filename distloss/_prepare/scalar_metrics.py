@@ -11,7 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._formula import denominators, reduce
+from distloss._formula import reduce
+from distloss._formula.step_context import current_step
+from distloss._keras.layer_hooks import values_of
 from distloss._keras.model_hooks import Hook
 from distloss._prepare import added
 from distloss.replicas import Replicas
@@ -28,9 +30,9 @@ def weigh_scalar_metrics(metrics: list[Any], replicas: Replicas) -> None:
 def _update_state(
     metric: Any, replicas: Replicas, y_true: Any, y_pred: Any, sample_weight: Any = None
 ) -> Any:
-    step = denominators.current_step()
+    step = current_step()
     if step is not None and sample_weight is None:
-        value = tf.convert_to_tensor(metric._fn(y_true, y_pred, **metric._fn_kwargs))
+        value = tf.convert_to_tensor(values_of(metric, y_true, y_pred))
         if value.shape.rank == 0:
             value = tf.where(step.rows > 0, value, tf.zeros_like(value))
             share = reduce.share(step.rows, added.all_rows(step, replicas))

@@ -9,9 +9,10 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentError
-from distloss._formula import denominators
-from distloss._formula.denominators import Step
+from distloss._formula.step_context import StepContext, current_step
 from distloss._keras import versions
+from distloss._keras.compiled_model import loss_container, strategy_given_to
+from distloss._keras.layer_hooks import hook_sum_of_added
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.added import weighed
 from distloss._prepare.own_steps import take_step
@@ -30,7 +31,7 @@ def override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None
     model.test_step = Hook(test_step, model, replicas)
     if versions.TRACKERS_MULTIPLY:
         model._compute_loss = Hook(_compute_loss, model)
-        model._aggregate_additional_loss = Hook(weighed, model, replicas)
+        hook_sum_of_added(model, Hook(weighed, model, replicas))
     else:
         total = Hook(_total_loss, model, replicas)
         model._compute_loss = model.compute_loss = total
@@ -70,7 +71,7 @@ def _maybe_symbolic_build(
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
     if iterator is not None:
         versions.let_batches_be_copies(iterator)
-    strategy = model._distribute_strategy
+    strategy = strategy_given_to(model)
     if iterator is not None and strategy is not None:
         data_batch = versions.spec_of_batches(iterator)
         if data_batch is None:
@@ -99,7 +100,7 @@ def _first_batch(iterator: Any) -> Any:
 
 
 def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
-    step = denominators.current_step()
+    step = current_step()
     if step is None:
         return type(model)._compute_loss(model, *args, **kwargs)
     step.in_loss = True
@@ -119,12 +120,13 @@ def _total_loss(  # noqa: PLR0913  # arguments of Keras
     **_training: bool,
 ) -> tf.Tensor:
     """What `_compute_loss` gives, where Keras has no hook for what layers add."""
-    step = denominators.current_step() or Step(0)
+    step = current_step() or StepContext(0)
     step.in_loss = True
     try:
         losses = [weighed(model, replicas, added) for added in model.losses]
-        if model._compile_loss is not None:
-            losses.append(model._compile_loss(y, y_pred, sample_weight))
+        container = loss_container(model)
+        if container is not None:
+            losses.append(container(y, y_pred, sample_weight))
         return tf.add_n(losses)
     finally:
         step.in_loss = False

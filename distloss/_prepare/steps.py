@@ -9,13 +9,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._errors import ContextError
-from distloss._formula import denominators, empty
-from distloss._formula.denominators import Step
+from distloss._formula import empty
+from distloss._formula.step_context import StepContext, step_scope
 from distloss._formula.terms import Terms
 from distloss._keras import versions
-from distloss._keras.compiled_model import averages_over_workers, losses_given_to
+from distloss._keras.compiled_model import (
+    averages_over_workers,
+    compiled_metrics,
+    loss_container,
+    losses_given_to,
+    output_trackers,
+    track_loss,
+)
 from distloss._keras.model_hooks import unseen_by
+from distloss._prepare.checks import refuse_compiled_again
 from distloss._prepare.found import is_distributed
 from distloss._prepare.layer_hooks import predictions
 from distloss._prepare.scalar_metrics import weigh_scalar_metrics
@@ -28,12 +35,12 @@ def train_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     """Keras' `train_step`, of this replica's part of a batch."""
     check_still_prepared(model)
     if not _shares_batches(replicas):
-        with denominators.during(Step(empty.rows_of(data))):
+        with step_scope(StepContext(empty.rows_of(data))):
             return as_keras_reads(type(model).train_step(model, data), model)
     update = _updated_together if can_divide_together(model) else _updated_by_itself
     step, padded = _step_of(data)
     whole, rows = update(model, replicas, step, padded)
-    model._loss_tracker.update_state(whole, sample_weight=rows)
+    track_loss(model, whole, rows)
     return _measured(model, replicas, step, data)
 
 
@@ -41,18 +48,18 @@ def test_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     """Keras' `test_step`, of this replica's part of a batch."""
     check_still_prepared(model)
     if not _shares_batches(replicas):
-        step = Step(empty.rows_of(data))
+        step = StepContext(empty.rows_of(data))
         step.is_evaluated = True
-        with denominators.during(step):
+        with step_scope(step):
             return as_keras_reads(type(model).test_step(model, data), model)
     step, padded = _step_of(data)
     step.is_evaluated = True
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(padded)
-    with denominators.during(step):
+    with step_scope(step):
         step.y_pred = predictions(model, step, x, training=False)
         loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=False)
     whole = versions.times_replicas(loss)
-    model._loss_tracker.update_state(whole, sample_weight=step.rows)
+    track_loss(model, whole, step.rows)
     return _measured(model, replicas, step, data)
 
 
@@ -70,17 +77,17 @@ def _shares_batches(replicas: Replicas) -> bool:
     return replicas.count() > 1 and versions.TRACKERS_MULTIPLY
 
 
-def _step_of(data: Any) -> tuple[Step, Any]:
+def _step_of(data: Any) -> tuple[StepContext, Any]:
     """A step of `data`, and `data` with at least one row."""
     rows = empty.rows_of(data)
-    step = Step(rows, may_be_empty=not (isinstance(rows, int) and rows > 0))
+    step = StepContext(rows, may_be_empty=not (isinstance(rows, int) and rows > 0))
     padded = empty.with_a_row(data)
     step.inputs = keras.tree.flatten(padded)
     return step, padded
 
 
 def _updated_together(
-    model: keras.Model, replicas: Replicas, step: Step, data: Any
+    model: keras.Model, replicas: Replicas, step: StepContext, data: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One update by losses that are divided together.
 
@@ -88,11 +95,13 @@ def _updated_together(
       the loss of the whole batch, and by which rows each replica's tracker weighs it.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    with tf.GradientTape() as tape, denominators.during(step):
+    with tf.GradientTape() as tape, step_scope(step):
         step.terms = Terms(tape)
         step.y_pred = predictions(model, step, x, training=True)
         loss_of = functools.partial(model._compute_loss, training=True)
-        loss = unseen_by(trackers(model), loss_of, x, y, step.y_pred, sample_weight)
+        loss = unseen_by(
+            output_trackers(model), loss_of, x, y, step.y_pred, sample_weight
+        )
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
     if terms.can_fuse and not step.met_others and can_fuse(model):
@@ -112,11 +121,11 @@ def _updated_together(
 
 
 def _updated_by_itself(
-    model: keras.Model, replicas: Replicas, step: Step, data: Any
+    model: keras.Model, replicas: Replicas, step: StepContext, data: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One update by losses of which each divides by itself; as above."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    with tf.GradientTape() as tape, denominators.during(step):
+    with tf.GradientTape() as tape, step_scope(step):
         step.y_pred = predictions(model, step, x, training=True)
         loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=True)
         scaled = model.optimizer.scale_loss(loss)
@@ -125,23 +134,20 @@ def _updated_by_itself(
     return versions.times_replicas(loss), step.rows
 
 
-def _measured(model: keras.Model, replicas: Replicas, step: Step, data: Any) -> Any:
+def _measured(
+    model: keras.Model, replicas: Replicas, step: StepContext, data: Any
+) -> Any:
     """What the metrics say after this step."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     y_pred = step.y_pred
     if step.may_be_empty:
         y_pred = empty.without_it(y_pred, empty.rows_of(data))
     weigh_scalar_metrics(compiled_metrics(model), replicas)
-    with denominators.during(step):
+    with step_scope(step):
         results = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     if type(model).compute_metrics is keras.Model.compute_metrics:
         results = replicas.read_together(model.get_metrics_result)
     return as_keras_reads(results, model)
-
-
-def compiled_metrics(model: keras.Model) -> list[Any]:
-    """The metrics with which `model` was compiled."""
-    return getattr(model._compile_metrics, "metrics", [])
 
 
 def can_divide_together(model: keras.Model) -> bool:
@@ -158,12 +164,12 @@ def can_divide_together(model: keras.Model) -> bool:
 
 def can_fuse(model: keras.Model) -> bool:
     """Whether a denominator may travel with the gradients of `model`."""
-    return model.optimizer.carries and bool(model.trainable_weights)
+    return model.optimizer.can_fuse_denominator and bool(model.trainable_weights)
 
 
 def scaled_loss(model: keras.Model, replicas: Replicas, loss: tf.Tensor) -> tf.Tensor:
     """`loss` as its gradients are taken."""
-    return model.optimizer.scale_loss(replicas.to_reduce(loss))
+    return model.optimizer.scale_loss(replicas.loss_to_differentiate(loss))
 
 
 def gradients_of(
@@ -179,7 +185,7 @@ def gradients_of(
     return gradients[: len(weights)], gradients[len(weights) :]
 
 
-def weighed(model: keras.Model, step: Step, gradients: list[Any]) -> list[Any]:
+def weighed(model: keras.Model, step: StepContext, gradients: list[Any]) -> list[Any]:
     """`gradients` of this replica's mean, to be summed with `step.fused`."""
     return [
         # what such a variable is overwritten with is no gradient
@@ -190,32 +196,29 @@ def weighed(model: keras.Model, step: Step, gradients: list[Any]) -> list[Any]:
     ]
 
 
-def of_rows(step: Step, gradients: list[Any]) -> list[Any]:
+def of_rows(step: StepContext, gradients: list[Any]) -> list[Any]:
     """`gradients`, and zeros on a replica without rows, whatever they are."""
     if not step.may_be_empty:
         return gradients
     return empty.zeros_without_rows(gradients, step.rows)
 
 
-def apply(model: keras.Model, step: Step, gradients: list[Any]) -> None:
+def apply(model: keras.Model, step: StepContext, gradients: list[Any]) -> None:
     """One update of the weights."""
     if model.trainable_weights:
         pairs = zip(gradients, model.trainable_weights, strict=True)
-        with denominators.during(step):
+        with step_scope(step):
             model.optimizer.apply_gradients(list(pairs))
-
-
-def trackers(model: keras.Model) -> list[Any]:
-    """Of the losses of single outputs, where there are several."""
-    return getattr(model._compile_loss, "metrics", [])
 
 
 def track(model: keras.Model, losses: list[tf.Tensor], x: Any) -> None:
     """Reports the losses of single outputs, as CompileLoss does."""
     static_rows = keras.tree.flatten(x)[0].shape[0]
-    weights = versions.tracked_weights(model._compile_loss)
+    weights = versions.tracked_weights(loss_container(model))
     factors = itertools.chain(weights, itertools.repeat(1.0))
-    for tracker, value, factor in zip(trackers(model), losses, factors, strict=False):
+    for tracker, value, factor in zip(
+        output_trackers(model), losses, factors, strict=False
+    ):
         tracker.update_state(factor * value, sample_weight=static_rows)
 
 
@@ -234,9 +237,5 @@ def as_keras_reads(results: Any, model: keras.Model) -> Any:
 def check_still_prepared(model: keras.Model) -> None:
     """Raises ContextError where `model` was compiled again since it was prepared."""
     are_ours = [isinstance(loss, DistributedLoss) for loss in losses_given_to(model)]
-    if not (all(are_ours) and is_distributed(model.optimizer)):
-        raise ContextError(
-            "Expected a prepared model, whose losses and optimizer are distributed. "
-            f"Got model {model.name!r} with other ones: it was compiled again. Call "
-            "distloss.prepare(model) after each model.compile(...)."
-        )
+    is_prepared = all(are_ours) and is_distributed(model.optimizer)
+    refuse_compiled_again(model, is_prepared=is_prepared)

@@ -10,9 +10,20 @@ import keras
 import tensorflow as tf
 
 from distloss._formula import empty, reduce, sparse
-from distloss._formula.denominators import CountFirst, Part, Step, during
-from distloss._formula.terms import Fused, Terms
-from distloss._keras.compiled_model import losses_given_to
+from distloss._formula.step_context import (
+    CountFirst,
+    MicrobatchContext,
+    StepContext,
+    step_scope,
+)
+from distloss._formula.terms import FusedWithGradients, Terms
+from distloss._keras.compiled_model import (
+    build_alone,
+    compiled_metrics,
+    losses_given_to,
+    output_trackers,
+    track_loss,
+)
 from distloss._keras.model_hooks import unseen_by
 from distloss._prepare import microbatches
 from distloss._prepare.layer_hooks import predictions
@@ -24,12 +35,10 @@ from distloss._prepare.steps import (
     can_divide_together,
     can_fuse,
     check_still_prepared,
-    compiled_metrics,
     gradients_of,
     of_rows,
     scaled_loss,
     track,
-    trackers,
     weighed,
 )
 from distloss.replicas import Replicas
@@ -40,8 +49,7 @@ def train_step_in_parts(
 ) -> Any:
     """What Keras' `train_step` does, in at most `most` parts."""
     check_still_prepared(model)
-    if model._distribute_strategy is None:  # else Keras has built it
-        model._symbolic_build(data_batch=data)
+    build_alone(model, data)
     parts = microbatches.cut(keras.utils.unpack_x_y_sample_weight(data), most)
     # An eager forward pass has its effects before it is known which losses there are.
     can = can_divide_together(model) and can_fuse(model)
@@ -55,12 +63,12 @@ def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
     of_part = functools.partial(_weighed_gradients, model, replicas, parts.most)
     gradients, vector = microbatches.sum_over(parts, of_part)
-    step = Step(parts.rows)
-    step.fused = Fused(vector, vector[1], losses_given_to(model)[0].note)
+    step = StepContext(parts.rows)
+    step.fused = FusedWithGradients(vector, vector[1], losses_given_to(model)[0].note)
     _apply_sums(model, step, gradients)
     whole, rows = step.fused.loss, step.fused.rows
     weight = rows / replicas.count_as(rows.dtype)  # as for a whole batch
-    model._loss_tracker.update_state(whole, sample_weight=weight)
+    track_loss(model, whole, weight)
     return replicas.read_together(model.get_metrics_result)
 
 
@@ -72,10 +80,10 @@ def _weighed_gradients(
     It is one of at most `most` parts on each replica.
     """
     x, y, sample_weight = data
-    step = Step(empty.rows_of(data))
+    step = StepContext(empty.rows_of(data))
     step.is_uncounted_part = True
     step.inputs = keras.tree.flatten(data)
-    with tf.GradientTape() as tape, during(step):
+    with tf.GradientTape() as tape, step_scope(step):
         terms = step.terms = Terms(tape)
         y_pred = predictions(model, step, x, training=True)
         loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
@@ -104,13 +112,13 @@ def _counted_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
         tf.cast(all_rows, tf.float32),
     )
     gradients, shares = unseen_by(
-        trackers(model), microbatches.sum_over, parts, of_part
+        output_trackers(model), microbatches.sum_over, parts, of_part
     )
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     weight = all_rows / replicas.count_as(all_rows.dtype)
-    model._loss_tracker.update_state(loss, sample_weight=weight)
+    track_loss(model, loss, weight)
     track(model, losses, parts.data[0])
-    _apply_sums(model, Step(parts.rows), gradients)
+    _apply_sums(model, StepContext(parts.rows), gradients)
     return replicas.read_together(model.get_metrics_result)
 
 
@@ -123,7 +131,9 @@ def _gradients_of_share(
 ) -> tuple[list[Any], tf.Tensor]:
     """Gradients of this part's share; the share itself, then that of each loss."""
     rows = empty.rows_of(data)
-    part = Part(rows, all_rows, denominators, may_be_empty=tf.executing_eagerly())
+    part = MicrobatchContext(
+        rows, all_rows, denominators, may_be_empty=tf.executing_eagerly()
+    )
     with tf.GradientTape() as tape:
         loss = _loss_of_part(model, part, data, training=True)
         scaled = scaled_loss(model, replicas, loss)
@@ -136,25 +146,25 @@ def _gradients_of_share(
 
 
 def _loss_of_part(
-    model: keras.Model, part: Part, data: Any, *, training: bool
+    model: keras.Model, part: MicrobatchContext, data: Any, *, training: bool
 ) -> tf.Tensor:
     """The loss of a part, of which only an eager one may be of no rows."""
     x, y, sample_weight = empty.with_a_row(data) if part.may_be_empty else data
     part.inputs = keras.tree.flatten((x, y, sample_weight))
-    with during(part):
+    with step_scope(part):
         part.y_pred = predictions(model, part, x, training=training)
         return model._compute_loss(x, y, part.y_pred, sample_weight, training=training)
 
 
 def _update_metrics(
-    model: keras.Model, replicas: Replicas, part: Step, data: Any, y_pred: Any
+    model: keras.Model, replicas: Replicas, part: StepContext, data: Any, y_pred: Any
 ) -> None:
     x, y, sample_weight = data
     weigh_scalar_metrics(compiled_metrics(model), replicas)
-    with during(part):
+    with step_scope(part):
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
-def _apply_sums(model: keras.Model, step: Step, gradients: list[Any]) -> None:
+def _apply_sums(model: keras.Model, step: StepContext, gradients: list[Any]) -> None:
     pairs = zip(gradients, model.trainable_weights, strict=True)
     apply(model, step, [sparse.shaped(g, v) for g, v in pairs])

@@ -10,14 +10,16 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import ArgumentError
-from distloss._formula import denominators, reduce
-from distloss._formula.denominators import Part, Step
+from distloss._formula import reduce
+from distloss._formula.step_context import MicrobatchContext, StepContext, current_step
 from distloss._keras.compiled_model import losses_given_to
+from distloss._keras.tensors import is_of_weights
+from distloss._keras.tf_keras import function_of, set_function
 from distloss._prepare import microbatches
 from distloss.replicas import Replicas
 
 
-class WholeStep(Step):
+class WholeBatchContext(StepContext):
     """A step of all local rows at once.
 
     Attributes:
@@ -42,7 +44,7 @@ def compute_loss(  # noqa: PLR0913
     sample_weight: Any = None,
 ) -> Any:
     """What `compute_loss` of tf-keras does, with added losses as shares."""
-    step = denominators.current_step()
+    step = current_step()
     if step is None:
         return type(model).compute_loss(model, x, y, y_pred, sample_weight)
     is_alone = y is None or not losses_given_to(model)
@@ -61,18 +63,16 @@ def compute_loss(  # noqa: PLR0913
 
 
 def _weighed(
-    step: Step, loss: tf.Tensor, replicas: Replicas, is_alone: bool
+    step: StepContext, loss: tf.Tensor, replicas: Replicas, is_alone: bool
 ) -> tf.Tensor:
     """An added loss, a mean over local rows, as a share of that over all rows.
 
     tf-keras divides it by the replicas, and its loss tracker weighs it by rows, but not
     where there are no other losses.
     """
-    is_part = isinstance(step, Part)
-    # tf-keras marks so what it gets from a callable, such as a weight regulariser
-    is_of_weights = getattr(loss, "_unconditional_loss", False)
+    is_part = isinstance(step, MicrobatchContext)
     # where a replica without rows has no gradient, others have its part of the loss
-    if is_of_weights and not (is_part or getattr(step, "may_be_empty", False)):
+    if is_of_weights(loss) and not (is_part or getattr(step, "may_be_empty", False)):
         return loss
     count = replicas.count_as(loss.dtype)
     if loss.shape.rank != 0:
@@ -98,14 +98,14 @@ def _refuse_values_in_parts(loss: tf.Tensor, is_part: bool) -> None:
         )
 
 
-def _restore(step: Step, counted: list[Any]) -> None:
+def _restore(step: StepContext, counted: list[Any]) -> None:
     """Gives variables their values again where there are no rows; not of `counted`."""
     spared = {id(variable) for metric in counted for variable in metric.variables}
     kept = getattr(step, "kept", [])
     restored_without_rows(step, [pair for pair in kept if id(pair[0]) not in spared])
 
 
-def restored_without_rows(step: Step, kept: list[tuple[Any, tf.Tensor]]) -> None:
+def restored_without_rows(step: StepContext, kept: list[tuple[Any, tf.Tensor]]) -> None:
     """Gives variables the values that were kept, where this replica has no rows."""
     for variable, value in kept:
         now = tf.identity(variable)
@@ -120,9 +120,9 @@ def update_metrics(
     sample_weight: Any = None,
 ) -> None:
     """What the container does, by rows where a metric is a number and not of rows."""
-    step = denominators.current_step()
+    step = current_step()
     update = functools.partial(type(container).update_state, container)
-    if not (isinstance(step, WholeStep) and step.may_be_empty):
+    if not (isinstance(step, WholeBatchContext) and step.may_be_empty):
         update(y_true, y_pred, sample_weight)
         return
     given = functools.partial(update, y_true, y_pred, sample_weight)
@@ -131,7 +131,7 @@ def update_metrics(
 
 
 def updated_by_rows(
-    step: Step,
+    step: StepContext,
     metrics: list[Any],
     update: Callable[[], Any],
     share: Callable[[], tf.Tensor],
@@ -153,7 +153,7 @@ def updated_by_rows(
     return result
 
 
-def _share_of_rows(step: Step, replicas: Replicas) -> tf.Tensor:
+def _share_of_rows(step: StepContext, replicas: Replicas) -> tf.Tensor:
     if step.all_rows is None:
         step.all_rows = replicas.sum(step.rows, "rows")
     return reduce.share(step.rows, step.all_rows)
@@ -163,14 +163,14 @@ def _share_of_rows(step: Step, replicas: Replicas) -> tf.Tensor:
 def _numbers_noted(metrics: list[Any]) -> Iterator[set[int]]:
     """While metrics are updated, those whose function gives a number: their ids."""
     found: set[int] = set()
-    functions = [(m, m._fn) for m in metrics if hasattr(m, "_fn")]
+    functions = [(m, function_of(m)) for m in metrics if function_of(m) is not None]
     for metric, function in functions:
-        metric._fn = functools.partial(_noted, function, found, id(metric))
+        set_function(metric, functools.partial(_noted, function, found, id(metric)))
     try:
         yield found
     finally:
         for metric, function in functions:
-            metric._fn = function
+            set_function(metric, function)
 
 
 def _noted(function: Any, found: set[int], key: int, *args: Any, **kwargs: Any) -> Any:

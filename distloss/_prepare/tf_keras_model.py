@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import tensorflow as tf
-
 from distloss._errors import ArgumentError, ContextError
+from distloss._keras.compiled_model import (
+    hold_losses,
+    is_compiled,
+    strategy_given_to,
+    with_losses,
+)
 from distloss._keras.model_hooks import Hook
+from distloss._keras.tf_keras import forget_functions, hook_compile_arguments
 from distloss._prepare import tf_keras_own
+from distloss._prepare.checks import not_compiled
 from distloss._prepare.found import is_distributed
 from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
 from distloss._prepare.tf_keras_steps import (
-    are_distributed,
     test_step,
     train_step,
     train_step_in_parts,
@@ -28,27 +33,20 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     """`model`, of which each batch makes one update, as `distloss.prepare` says."""
     has_own_steps = tf_keras_own.has_own_steps(model)
     # One with a step of its own may keep all its optimizers elsewhere.
-    if not (model._is_compiled and (model.optimizer or has_own_steps)):
-        raise _not_compiled(model)
+    if not (is_compiled(model) and (model.optimizer or has_own_steps)):
+        raise not_compiled(model)
     _check_replicas(replicas_or_current_strategy(replicas))
     _check_scope(model)
     if has_own_steps:
         return tf_keras_own.prepared(model, replicas, parts)
+    wrap = functools.partial(distributed_loss, replicas=replicas)
     with model.distribute_strategy.scope():
-        _wrap_losses(model, replicas)
+        hold_losses(model, with_losses(model, functools.partial(to_compile, wrap=wrap)))
         if not is_distributed(model.optimizer):
             model.optimizer = DistributedOptimizer(model.optimizer, replicas=replicas)
     _override_methods(model, replicas_or_current_strategy(replicas), parts)
-    model._reset_compile_cache()  # functions that hold what was
+    forget_functions(model)  # which hold what was
     return model
-
-
-def _not_compiled(model: Any) -> ArgumentError:
-    return ArgumentError(
-        "Expected a compiled model, with a loss and an optimizer to wrap. Got "
-        f"model {model.name!r}, which is not. Call model.compile(optimizer, loss) "
-        "before distloss.prepare(model)."
-    )
 
 
 def _check_replicas(replicas: Replicas) -> None:
@@ -62,7 +60,7 @@ def _check_replicas(replicas: Replicas) -> None:
 
 
 def _check_scope(model: Any) -> None:
-    own, current = model._distribution_strategy, current_strategy()
+    own, current = strategy_given_to(model), current_strategy()
     if current is not None and current is not own:
         raise ContextError(
             "Expected a model that was made and compiled in the scope of the strategy "
@@ -70,20 +68,6 @@ def _check_scope(model: Any) -> None:
             "it. Call the function that makes and compiles it inside "
             "`with strategy.scope():`."
         )
-
-
-def _wrap_losses(model: Any, replicas: Replicas | None) -> None:
-    container = model.compiled_loss
-    losses = container._user_losses
-    if losses is None or are_distributed(losses):
-        return
-    distribute = functools.partial(distributed_loss, replicas=replicas)
-    wrap = functools.partial(to_compile, wrap=distribute)
-    model.compiled_loss = type(container)(
-        tf.nest.map_structure(wrap, losses),
-        container._user_loss_weights,
-        output_names=model.output_names,
-    )
 
 
 def _override_methods(model: Any, replicas: Replicas, parts: int) -> None:
@@ -96,10 +80,9 @@ def _override_methods(model: Any, replicas: Replicas, parts: int) -> None:
     if model.compiled_metrics:
         update = Hook(update_metrics, model.compiled_metrics, replicas)
         model.compiled_metrics.update_state = update
-    model._get_compile_args = Hook(_compile_args, model)
+    hook_compile_arguments(model, _with_compiled_losses)
 
 
-def _compile_args(model: Any, user_metrics: bool = True) -> Any:
+def _with_compiled_losses(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """What files in the format of HDF5 hold: the losses as they were compiled."""
-    arguments = type(model)._get_compile_args(model, user_metrics)
     return {**arguments, "loss": model.loss}

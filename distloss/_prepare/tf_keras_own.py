@@ -9,11 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import ContextError
-from distloss._formula import denominators, empty
-from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
+from distloss._formula import empty
+from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
+from distloss._formula.step_context import step_scope
 from distloss._keras import tf_keras_own_steps as upstream
+from distloss._keras.compiled_model import layers_of
 from distloss._keras.model_hooks import Hook
-from distloss._keras.tf_keras import model_class
+from distloss._keras.tf_keras import forget_functions, model_class, strategy_of
 from distloss._prepare import found, own_checks
 from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.checks import check_compiler
@@ -56,7 +58,7 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     with model.distribute_strategy.scope():
         found.distribute_in_place(places, replicas, classes)
     _weigh_own_steps(model, replicas_or_current_strategy(replicas))
-    model._reset_compile_cache()  # functions that hold what was
+    forget_functions(model)  # which hold what was
     return model
 
 
@@ -64,9 +66,8 @@ def _check_scope(model: Any, optimizers: list[Any]) -> None:
     own = model.distribute_strategy
     for outer in optimizers:
         optimizer = getattr(outer, "inner_optimizer", outer)
-        # those of tf_keras.optimizers.legacy look it up when they update
-        made_in = getattr(optimizer, "_distribution_strategy", own)
-        if made_in is not own:
+        made_in = strategy_of(optimizer)
+        if made_in is not None and made_in is not own:
             raise ContextError(
                 "Expected a model that was made and compiled in the scope of the "
                 f"strategy that it trains with. Got model {model.name!r}, whose "
@@ -99,15 +100,15 @@ def take_step(
     """What `own` makes of this replica's part of a batch, weighed by its rows."""
     if replicas.count() == 1:
         return own(data)
-    step = RowWeightedStep(own_checks.checked_rows(data), replicas)
+    step = RowWeightedContext(own_checks.checked_rows(data), replicas)
     padded = empty.with_a_row(data)
     step.inputs = tf.nest.flatten(padded)
     for container in upstream.containers_of(model):
         _hook_container(container)
     for metric in upstream.metrics_of(model):
         _hook_metric(metric)
-    with denominators.during(step):
-        statistics = [v for x in model._flatten_layers() for v in statistics_of(x)]
+    with step_scope(step):
+        statistics = [v for x in layers_of(model) for v in statistics_of(x)]
         kept = [(v, tf.identity(v)) for v in statistics]
         logs = own(padded)
         if step.may_be_empty:
@@ -145,12 +146,12 @@ def _hook_metric(metric: Any) -> None:
 
 def _hook_new_metric(metric: Any) -> None:
     """A metric that a step makes is hooked for all replicas, or they would not meet."""
-    if row_weighted_step() is not None:
+    if row_weighted_context() is not None:
         _hook_metric(metric)
 
 
 def _update_state(metric: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is None:
         return update(*args, **kwargs)
     if upstream.takes_means(metric):
@@ -160,7 +161,7 @@ def _update_state(metric: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _update_mean(
-    step: RowWeightedStep, update: Any, values: Any, sample_weight: Any = None
+    step: RowWeightedContext, update: Any, values: Any, sample_weight: Any = None
 ) -> Any:
     values, sample_weight = counted_by_rows(step, values, sample_weight)
     return update(values, sample_weight=sample_weight)
@@ -169,14 +170,14 @@ def _update_mean(
 def _result(metric: Any, read: Callable[..., Any], *args: Any) -> Any:
     """What `metric` says of all replicas, noted as such."""
     result = read(*args)
-    step = row_weighted_step()
+    step = row_weighted_context()
     if step is not None:
         step.note_result(result, metric)
     return result
 
 
 def _mean_as_tf_keras_reads(
-    model: Any, step: RowWeightedStep, value: tf.Tensor
+    model: Any, step: RowWeightedContext, value: tf.Tensor
 ) -> tf.Tensor:
     """The mean over rows of all replicas, where tf-keras has read the step."""
     if upstream.sums_what_steps_return(model):

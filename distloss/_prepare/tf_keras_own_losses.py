@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from distloss._formula import reduce
-from distloss._formula.row_weights import RowWeightedStep, row_weighted_step
+from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
 from distloss._prepare.chosen_rows import counts_like_rows
 
 
@@ -23,7 +23,7 @@ def masked(
     of_keras: Any, values: Any, sample_weight: Any, mask: Any, reduction: str
 ) -> Any:
     """What a loss passes to `reduced` as its weights."""
-    if row_weighted_step() is None or mask is None or reduction == "none":
+    if row_weighted_context() is None or mask is None or reduction == "none":
         return of_keras(values, sample_weight, mask, reduction)
     return _Masked(sample_weight, mask)
 
@@ -36,7 +36,7 @@ def reduced(
     name: str | None = None,
 ) -> Any:
     """What a loss makes of its element losses."""
-    step = row_weighted_step()
+    step = row_weighted_context()
     given = functools.partial(of_keras, values, sample_weight, reduction, name)
     if step is None or reduction == "none":
         return given()
@@ -54,7 +54,7 @@ def reduced(
 
 
 def _is_mean_of_rows(
-    step: RowWeightedStep, values: Any, sample_weight: Any, mask: Any, reduction: str
+    step: RowWeightedContext, values: Any, sample_weight: Any, mask: Any, reduction: str
 ) -> bool:
     """Whether the mean that tf-keras takes weighs by rows.
 
@@ -73,7 +73,7 @@ def _is_mean_of_rows(
 
 def reduction_of(of_keras: Any, loss: Any) -> Any:
     """How `loss` reduces, also where tf-keras refuses means on replicas."""
-    if row_weighted_step() is None:
+    if row_weighted_context() is None:
         return of_keras(loss)
     return "sum_over_batch_size" if loss.reduction == "auto" else loss.reduction
 
@@ -100,7 +100,7 @@ class _Reported:
     @property
     def reduction(self) -> str:
         how: str = self._loss.reduction
-        is_share = how == "sum" and row_weighted_step() is not None
+        is_share = how == "sum" and row_weighted_context() is not None
         return "sum_over_batch_size" if is_share else how
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

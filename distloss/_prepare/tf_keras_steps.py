@@ -10,28 +10,34 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss._errors import ArgumentError, ContextError
+from distloss._errors import ArgumentError
 from distloss._formula import empty, sparse
-from distloss._formula.denominators import Part, Step, current_step, during
-from distloss._keras.model_hooks import Hook, unseen_by
+from distloss._formula.step_context import (
+    MicrobatchContext,
+    StepContext,
+    current_step,
+    step_scope,
+)
+from distloss._keras.compiled_model import layers_of, losses_given_to
+from distloss._keras.model_hooks import unseen_by
+from distloss._keras.tf_keras import (
+    hook_moments,
+    moments_of_tf_keras,
+    own_statistics_of,
+)
 from distloss._prepare import microbatches
+from distloss._prepare.checks import refuse_compiled_again
 from distloss._prepare.found import is_distributed
-from distloss._prepare.tf_keras_losses import WholeStep
+from distloss._prepare.tf_keras_losses import WholeBatchContext
 from distloss.losses.global_loss import GlobalLoss
 from distloss.replicas import Replicas
-
-
-def are_distributed(losses: Any) -> bool:
-    """Whether all of these losses are ours."""
-    present = [loss for loss in tf.nest.flatten(losses) if loss is not None]
-    return all(isinstance(loss, GlobalLoss) for loss in present)
 
 
 def train_step(model: Any, data: Any) -> Any:
     """The step of `fit`."""
     _check_still_prepared(model)
-    step = WholeStep(data, trains=True)
-    with during(step):
+    step = WholeBatchContext(data, trains=True)
+    with step_scope(step):
         data = _data_with_a_row(model, step, data)
         return type(model).train_step(model, data)
 
@@ -39,13 +45,13 @@ def train_step(model: Any, data: Any) -> Any:
 def test_step(model: Any, data: Any) -> Any:
     """The step of `evaluate`."""
     _check_still_prepared(model)
-    step = WholeStep(data, trains=False)
-    with during(step):
+    step = WholeBatchContext(data, trains=False)
+    with step_scope(step):
         data = _data_with_a_row(model, step, data)
         return type(model).test_step(model, data)
 
 
-def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
+def _data_with_a_row(model: Any, step: WholeBatchContext, data: Any) -> Any:
     """`data`, in which there is a row, of which no sum and no variable keeps anything.
 
     Its loss has no rows (`losses.tf_keras`), its gradients are zeros
@@ -56,16 +62,15 @@ def _data_with_a_row(model: Any, step: WholeStep, data: Any) -> Any:
     data = empty.with_a_row(data)
     step.may_be_empty = True
     _build(model, *_unpacked(data))  # variables, of which some are to be kept
-    for layer in model._flatten_layers():
-        if hasattr(layer, "_sync_calculate_mean_and_var"):
-            layer._sync_calculate_mean_and_var = Hook(_moments_of_rows, layer)
-    statistics = (v for x in model._flatten_layers() for v in statistics_of(x))
+    for layer in layers_of(model):
+        hook_moments(layer, _moments_of_rows)
+    statistics = (v for x in layers_of(model) for v in statistics_of(x))
     metrics = (v for metric in model.metrics for v in metric.variables)
     step.kept = [(v, tf.identity(v)) for v in (*statistics, *metrics)]
     return data
 
 
-def _may_be_empty(model: Any, step: Step) -> bool:
+def _may_be_empty(model: Any, step: StepContext) -> bool:
     # The same on all replicas, for they meet: an eager one knows no rows but its own.
     is_open = tf.executing_eagerly() or not tf.get_static_value(step.rows)
     return model.distribute_strategy.num_replicas_in_sync > 1 and is_open
@@ -75,22 +80,15 @@ def statistics_of(layer: Any) -> list[Any]:
     """What a layer's own rows move on each replica apart."""
     if getattr(layer, "synchronized", False):
         return []  # moved by those of all
-    own = tf.VariableSynchronization.ON_READ
-    return [
-        variable
-        for variable in layer._non_trainable_weights
-        if isinstance(variable, tf.distribute.DistributedValues)
-        and variable.synchronization == own
-    ]
+    return own_statistics_of(layer)
 
 
 def _moments_of_rows(layer: Any, x: Any, axes: Any, keep_dims: Any, mask: Any) -> Any:
     """What `layer` sums over replicas, of which some may have a row of zeros."""
     step = current_step()
-    if isinstance(step, WholeStep):
+    if isinstance(step, WholeBatchContext):
         x, mask = empty.without_it((x, mask), step.rows)
-    own = type(layer)._sync_calculate_mean_and_var
-    return own(layer, x, axes, keep_dims, mask=mask)
+    return moments_of_tf_keras(layer, x, axes, keep_dims, mask)
 
 
 def train_step_in_parts(model: Any, replicas: Replicas, most: int, data: Any) -> Any:
@@ -153,7 +151,7 @@ def _gradients_of_part(
     model: Any, denominators: list[tf.Tensor], all_rows: tf.Tensor, data: Any
 ) -> tuple[list[Any], tf.Tensor]:
     """Gradients of this part's share; the share itself, then that of each loss."""
-    part = Part(microbatches.cut(data, 1).rows, all_rows, denominators)
+    part = MicrobatchContext(empty.rows_of(data), all_rows, denominators)
     scale = getattr(model.optimizer, "get_scaled_loss", tf.identity)
     with tf.GradientTape() as tape:
         loss, y_pred = _loss_and_predictions(model, part, data, training=True)
@@ -177,12 +175,12 @@ def _gradients_of_part(
 
 
 def _loss_and_predictions(
-    model: Any, part: Part, data: Any, *, training: bool
+    model: Any, part: MicrobatchContext, data: Any, *, training: bool
 ) -> tuple[tf.Tensor, Any]:
     if tf.executing_eagerly():  # else a part without rows is not run
         data = empty.with_a_row(data)
     x, y, sample_weight = data
-    with during(part):
+    with step_scope(part):
         y_pred = model(x, training=training)
         loss = model.compute_loss(x, y, y_pred, sample_weight)
     if tf.executing_eagerly():
@@ -201,10 +199,6 @@ def _apply(model: Any, gradients: list[Any]) -> None:
 
 
 def _check_still_prepared(model: Any) -> None:
-    ours = are_distributed(model.compiled_loss._user_losses)
-    if not (ours and is_distributed(model.optimizer)):
-        raise ContextError(
-            "Expected a prepared model, whose losses and optimizer are distributed. "
-            f"Got model {model.name!r} with other ones: it was compiled again. Call "
-            "distloss.prepare(model) after each model.compile(...)."
-        )
+    ours = all(isinstance(loss, GlobalLoss) for loss in losses_given_to(model))
+    is_prepared = ours and is_distributed(model.optimizer)
+    refuse_compiled_again(model, is_prepared=is_prepared)

@@ -16,8 +16,11 @@ from distloss._errors import (
     ShapeError,
 )
 from distloss._formula import denominators, reduce, shapes
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.normalization import LossSums, normalized_now
+from distloss._formula.step_context import StepContext, current_step
 from distloss._keras import versions
+from distloss._keras.layer_hooks import arguments_of
+from distloss._keras.tensors import mask_of
 from distloss._types import TensorLike
 from distloss.losses.arguments import checked_batch_size
 from distloss.replicas import Replicas, StrategyReplicas, replicas_or_current_strategy
@@ -28,7 +31,7 @@ _Call = Callable[[Any, Any], Any]  # targets and predictions to element losses
 FUNCTION_LOSSES = ("_FunctionLoss", "LossFunctionWrapper")
 
 
-class GlobalLoss(denominators.Announces):
+class GlobalLoss(denominators.RecordsDenominator):
     """Element losses of local rows, reduced by a denominator of the whole batch.
 
     Attributes:
@@ -70,81 +73,35 @@ class GlobalLoss(denominators.Announces):
         return self._reduced(local)
 
     def _reduced(self, local: reduce.Weighted) -> tf.Tensor:
-        step = denominators.current_step()
+        step = current_step()
         self._refuse_wrong_place(step)
-        total, weight = reduce.total(local), self._local_weight(local)
-        if step is not None:
-            total = step.of_rows(total)
-            weight = None if weight is None else step.of_rows(weight)
-        if isinstance(step, RowWeightedStep):
-            return self._row_weighted(local, total, weight, step)
-        if isinstance(step, denominators.Part):
-            return self._share_of_part(local, total, weight, step)
-        if step is not None and step.terms is not None:
-            is_counted = weight is not None
-            if not is_counted:  # each replica's part of what is fixed
-                fixed = self._fixed_denominator(local)
-                weight = fixed / self._replicas.count_as(fixed.dtype)
-            return step.terms.take(total, weight, self.note, is_counted=is_counted)
-        value, denominator = self._value_and_denominator(local, total, weight)
-        self.note(denominator)
-        return denominators.announced(value, denominator, self)
+        sums = self._sums(local)
+        return normalized_now(sums) if step is None else step.normalize(sums)
 
-    def _row_weighted(
-        self,
-        local: reduce.Weighted,
-        total: tf.Tensor,
-        weight: tf.Tensor | None,
-        step: RowWeightedStep,
-    ) -> tf.Tensor:
-        if self.global_batch_size is not None:
-            total = reduce.share(total, self._fixed_denominator(local))
-        sharing = reduce.sharing_of(local, self.global_reduction)
-        return step.mean_of(total, weight, self._sums_name(), sharing)
+    def _sums(self, local: reduce.Weighted) -> LossSums:
+        weight = self._local_weight(local)
+        return LossSums(
+            self,
+            self._replicas,
+            self._sums_name(),
+            reduce.total(local),
+            weight,
+            self._fixed_denominator(local) if weight is None else None,
+            reduce.sharing_of(local, self.global_reduction),
+            is_told=self.global_batch_size is not None,
+        )
 
     def note(self, denominator: tf.Tensor) -> None:
         """Notes the global W of a step, if anybody wants to know."""
         if self.monitor is not None:
             self.monitor.assign(tf.cast(denominator, self.monitor.dtype))
 
-    def _value_and_denominator(
-        self, local: reduce.Weighted, total: tf.Tensor, weight: tf.Tensor | None
-    ) -> reduce.Reduced:
-        if self.global_batch_size is None:
-            name = self._sums_name()
-            sharing = reduce.sharing_of(local, self.global_reduction)
-            return reduce.counted_share(total, weight, self._replicas, name, sharing)
-        rows = self._fixed_denominator(local)
-        own = reduce.share(total, rows)
-        to_reduce = self._replicas.to_reduce(own)
-        reported = self._replicas.reported_share(own)
-        value = reduce.value_with_gradient_of(to_reduce, reported)
-        return reduce.Reduced(value, rows)
-
     def _fixed_denominator(self, local: reduce.Weighted) -> tf.Tensor:
         if self.global_reduction == "sum":
             return tf.ones((), local.elements.dtype)
         return reduce.fixed_count(local, self.global_batch_size)
 
-    def _share_of_part(
-        self,
-        local: reduce.Weighted,
-        total: tf.Tensor,
-        weight: tf.Tensor | None,
-        part: denominators.Part,
-    ) -> tf.Tensor:
-        if part.denominators is None:
-            part.weights.append(tf.zeros_like(total) if weight is None else weight)
-            return tf.zeros_like(total)
-        if weight is None:
-            denominator = self._fixed_denominator(local)
-        else:
-            denominator = tf.cast(part.denominators[len(part.shares)], total.dtype)
-        self.note(denominator)
-        part.shares.append(reduce.share(total, denominator))
-        return part.shares[-1]
-
-    def _refuse_wrong_place(self, step: denominators.Step | None) -> None:
+    def _refuse_wrong_place(self, step: StepContext | None) -> None:
         if step is None:
             if versions.is_read_by_trackers_that_do_not_multiply():
                 self._refuse_unprepared()
@@ -169,14 +126,14 @@ class GlobalLoss(denominators.Announces):
             )
 
     @property
-    def counts(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether the denominator is a sum over replicas of what each of them has."""
         is_mean = self.global_reduction not in ("sum", "none")
         return is_mean and self.global_batch_size is None
 
     def _local_weight(self, local: reduce.Weighted) -> tf.Tensor | None:
         """W_r, or None where W is fixed and nobody has to count."""
-        if not self.counts:
+        if not self.is_counted:
             return None
         return reduce.weight_of(local, self.global_reduction, self._replicas)
 
@@ -210,7 +167,7 @@ class GlobalLoss(denominators.Announces):
         return values
 
     def _refuse_reduced_rows(self, rows_are_open: bool, values: tf.Tensor) -> None:
-        axis = getattr(self._element_loss, "_fn_kwargs", {}).get("axis")
+        axis = arguments_of(self._element_loss).get("axis")
         axes = axis if isinstance(axis, list | tuple) else [axis]
         # Where the number of rows is open, values of a fixed length are no rows.
         if 0 in axes or (rows_are_open and values.shape[0] is not None):
@@ -296,7 +253,7 @@ def _keeps_rows(call: _Call, y_true: Any, y_pred: Any) -> bool:
 
 def _joint_mask(y_pred: TensorLike, values: tf.Tensor) -> tf.Tensor | None:
     """The mask that Keras attached to predictions, element losses, or both."""
-    masks = [getattr(tensor, "_keras_mask", None) for tensor in (y_pred, values)]
+    masks = [mask_of(tensor) for tensor in (y_pred, values)]
     present = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
     if len(present) == 2:
         return present[0] & present[1]

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss._formula import denominators, empty
+from distloss._formula import empty
+from distloss._formula.step_context import current_step
 from distloss._keras.tf_keras import class_of
 from distloss._types import LossLike, TensorLike
 from distloss.losses.arguments import (
@@ -61,7 +62,7 @@ class _Loss(GlobalLoss):
         """The loss of this replica's rows."""
         with tf.name_scope("distributed_loss"):
             values = self.call(y_true, y_pred)
-            step = denominators.current_step()
+            step = current_step()
             if step is not None:  # which gives a replica without rows one of zeros
                 found = (values, y_pred, sample_weight)
                 values, y_pred, sample_weight = empty.without_it(found, step.rows)

@@ -103,7 +103,7 @@ def check_loss(settings: Settings) -> None:
     loss = settings.loss
     if loss is None and settings.accumulation_steps == 1:
         return
-    if not isinstance(loss, denominators.Announces):
+    if not isinstance(loss, denominators.RecordsDenominator):
         raise ArgumentTypeError(
             "Expected loss= to be the distloss.DistributedLoss whose gradients are "
             f"accumulated: batches weigh by its denominator. Got loss={loss!r} of type "

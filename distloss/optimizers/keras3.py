@@ -127,7 +127,7 @@ class DistributedOptimizer(MicroSteps):
         return one_step and replicas_or_current_strategy(replicas) == self._replicas
 
     @property
-    def carries(self) -> bool:
+    def can_fuse_denominator(self) -> bool:
         """Whether a step's denominator may travel with its gradients.
 
         Not where these have a scale of their own, which that of sums would exceed; and

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from distloss._formula import denominators, sparse
+from distloss._formula.step_context import current_step
 from distloss._keras import optimizer_state
 from distloss._keras.optimizer_hooks import GivenSums
 from distloss._types import Gradient
@@ -99,7 +100,7 @@ class MicroSteps(GivenSums):
             apply(self._summed(gradients, variables), variables)
             return
         optimizer_state.check_has_any(self, gradients, variables)
-        denominator = denominators.announced_denominator(self._settings.loss)
+        denominator = denominators.recorded_denominator(self._settings.loss)
         at = optimizer_state.indices_of(self, variables)
         local = map(sparse.shaped, gradients, variables)
         self._window.add(dict(zip(at, local, strict=True)), denominator)
@@ -152,7 +153,7 @@ class MicroSteps(GivenSums):
     def _sums_of(self, local: list[Gradient]) -> list[Gradient]:
         """The sums over replicas; where the denominator travels with them, divided."""
         name = f"gradients_{type(self).__bases__[1].__name__}"
-        fused = getattr(denominators.current_step(), "fused", None)
+        fused = getattr(current_step(), "fused", None)
         if fused is None:
             sums = self._replicas.sum_gradients(local, name)
         else:

@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
-from distloss._formula import denominators, empty, sparse
+from distloss._formula import empty, sparse
+from distloss._formula.step_context import current_step
 from distloss._keras.tf_keras import set_inner
 from distloss.optimizers.monitor import Monitor
 from distloss.replicas import Replicas, replicas_or_current_strategy
@@ -81,7 +82,7 @@ class SumsFirst:
 
     def _sums_of(self, local: list[Any], replicas: Replicas, name: str) -> list[Any]:
         """The sums over replicas; where rows travel with them, the means over rows."""
-        step = denominators.current_step()
+        step = current_step()
         if step is None or replicas.count() == 1:
             return replicas.sum_gradients(local, name)
         if step.fused is None:
@@ -99,7 +100,7 @@ class SumsFirst:
 
 def _check_weighed(optimizer: Any) -> None:
     """Raises ContextError where gradients came to an update unweighed."""
-    step = denominators.current_step()
+    step = current_step()
     is_weighed = getattr(step, "fused", None) is not None
     if is_weighed and id(optimizer) not in _weighed.get(step, ()):
         raise ContextError(

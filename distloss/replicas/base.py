@@ -51,14 +51,14 @@ class Replicas(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def reported(self, value: tf.Tensor) -> tf.Tensor:
+    def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
 
-    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
-        """What each replica returns instead of `reported`, where nobody sums."""
+    def share_to_report(self, share: tf.Tensor) -> tf.Tensor:
+        """What each replica returns instead of `loss_to_report`, where nobody sums."""
         return share
 
-    def to_reduce(self, share: tf.Tensor) -> tf.Tensor:
+    def loss_to_differentiate(self, share: tf.Tensor) -> tf.Tensor:
         """`share` as gradients are taken of it, before they are reduced."""
         return share
 

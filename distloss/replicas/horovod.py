@@ -123,11 +123,11 @@ class HorovodReplicas(Replicas):
             all_reduce, name, [local], set_id=self._set_id(), op=op, compression="none"
         )[0]
 
-    def reported(self, value: tf.Tensor) -> tf.Tensor:
+    def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
         """`value` itself: Keras sees one replica, and multiplies by nothing."""
         return value
 
-    def to_reduce(self, share: tf.Tensor) -> tf.Tensor:
+    def loss_to_differentiate(self, share: tf.Tensor) -> tf.Tensor:
         """`share`, or N times it where gradients will be averaged."""
         if self.gradient_op == "sum":
             return share

@@ -38,7 +38,7 @@ class OneDevice(Replicas):
         """`local` itself."""
         return local
 
-    def reported(self, value: tf.Tensor) -> tf.Tensor:
+    def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
         """`value` itself."""
         return value
 
@@ -139,7 +139,7 @@ class StrategyReplicas(Replicas):
             "batch, pass replicas=distloss.OneDevice()."
         )
 
-    def reported(self, value: tf.Tensor) -> tf.Tensor:
+    def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
         """`value / N`, since `strategy.reduce("SUM", ...)` and Keras give N times it.
 
         Loss trackers of Keras before 3.8 do not: they get `value`.
@@ -148,7 +148,7 @@ class StrategyReplicas(Replicas):
             return value
         return value / self.count_as(value.dtype)
 
-    def reported_share(self, share: tf.Tensor) -> tf.Tensor:
+    def share_to_report(self, share: tf.Tensor) -> tf.Tensor:
         """`share`, which adds up to the value; N times it for such loss trackers."""
         if versions.is_read_by_trackers_that_do_not_multiply():
             return share * self.count_as(share.dtype)

@@ -221,7 +221,8 @@ def test_a_private_module_of_keras_elsewhere_is_found():
 # -- private attributes of Keras, in rooms that ask `_keras` for them
 
 
-ASK = {"callbacks", "optimizers"}
+BY_NAME = {"getattr", "hasattr", "setattr"}
+ASK = {"_prepare", "callbacks", "losses", "optimizers"}
 
 
 @functools.cache
@@ -249,9 +250,12 @@ def private_attributes(module, source):
         return set()
     nodes = list(ast.walk(ast.parse(source)))
     names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
-    names |= {n.value for n in nodes if isinstance(n, ast.Constant)}  # getattr(x, "_y")
+    calls = [n for n in nodes if isinstance(n, ast.Call) and n.args[1:]]
+    asked = [n.args[1] for n in calls if ast.unparse(n.func) in BY_NAME]
+    names |= {n.value for n in asked if isinstance(n, ast.Constant)}
     private = {n for n in names if isinstance(n, str) and n.startswith("_")}
-    return {n for n in private if n.isidentifier() and n[:2] != "__"} - names_of_ours()
+    known = names_of_ours() | {"_make"}  # of named tuples
+    return {n for n in private if n.isidentifier() and n[:2] != "__"} - known
 
 
 def test_private_attributes_of_keras_are_asked_for():
@@ -260,6 +264,8 @@ def test_private_attributes_of_keras_are_asked_for():
 
 def test_a_private_attribute_of_keras_elsewhere_is_found():
     assert private_attributes("callbacks.new", "model._compile_metrics")
+    assert private_attributes("_prepare.new", "model._loss_tracker")
+    assert private_attributes("losses.new", "getattr(loss, '_fn_kwargs', {})")
     assert private_attributes("optimizers.new", "hasattr(rule, '_backend_reset')")
     assert not private_attributes("optimizers.new", "self._window._ever_reached")
     assert not private_attributes("_keras.new", "model._compile_metrics")

@@ -97,9 +97,9 @@ def test_a_denominator_off_by_a_thousandth_is_found(monkeypatch, parts):
 
 
 def test_a_wrong_report_of_a_right_update_is_found(monkeypatch):
-    loss = terms.Fused.loss.fget
+    loss = terms.FusedWithGradients.loss.fget
     wrong = property(lambda fused: 1.001 * loss(fused))
-    monkeypatch.setattr(terms.Fused, "loss", wrong)
+    monkeypatch.setattr(terms.FusedWithGradients, "loss", wrong)
     found = found_in(Case(3, UNEVEN))
     assert "history" in found[-1]
     assert not any("dense" in line for line in found)

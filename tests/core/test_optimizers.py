@@ -679,7 +679,7 @@ def test_gradients_that_were_looked_at_elsewhere_do_not_count():
             tape.watch(y_pred)
             value = other(Y + 1.0, y_pred)
         assert tape.gradient(value, y_pred) is not None
-    kept = denominators._thread.announced
+    kept = denominators._thread.recorded
     assert [len(kept[other]) for other in others] == [2, 2]
 
     loss = DistributedLoss("mse")

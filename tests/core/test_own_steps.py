@@ -17,7 +17,7 @@ from training import graphs_as_traced
 import distloss
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedContext
 from distloss._prepare.chosen_rows import counts_like_rows
 
 
@@ -332,7 +332,7 @@ def test_rows_of_open_length_are_counted():
 
     @tf.function(input_signature=[tf.TensorSpec([None, None])])
     def step(x):
-        context = RowWeightedStep(tf.shape(x)[0], distloss.StrategyReplicas())
+        context = RowWeightedContext(tf.shape(x)[0], distloss.StrategyReplicas())
         context.inputs = [x]
         found.append(counts_like_rows(tf.reshape(x, [-1]), context))
 
@@ -352,7 +352,7 @@ def test_values_that_are_not_as_many_for_each_row_are_found(name, counts):
         input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([None], tf.int32)]
     )
     def step(x, y):
-        context = RowWeightedStep(tf.shape(x)[0], distloss.StrategyReplicas())
+        context = RowWeightedContext(tf.shape(x)[0], distloss.StrategyReplicas())
         context.inputs = [x, y]
         values = CHOOSE[name](tf.square(x) + 1.0, y)
         found.append(counts_like_rows(values, context))

@@ -12,6 +12,8 @@ from keras import layers, optimizers
 import distloss
 from distloss import DistributedLoss, DistributedOptimizer, prepare
 from distloss._errors import ContextError
+from distloss._formula import reduce
+from distloss._formula.step_context import MicrobatchContext
 
 ROWS, BATCH, TOKENS, WORDS = 29, 9, 6, 7  # shards of 3, 3, 3, 0 and of 1, 1, 0, 0 rows
 RNG = np.random.default_rng(4)
@@ -120,13 +122,13 @@ def test_parts_run_eagerly_train_as_one_device(one_device):
 def test_the_comparison_rejects_parts_with_their_own_denominators(
     one_device, monkeypatch
 ):
-    def own_mean(self, local, _total, _weight, part):
-        share = distloss.mean_share(local.elements, local.weights)
-        part.weights.append(share)
-        part.shares.append(share)
-        return share / 3
+    def own_mean(part, sums):
+        mean = reduce.share(sums.total, sums.weight)
+        part.weights.append(mean)
+        part.shares.append(mean)
+        return mean / 3
 
-    monkeypatch.setattr(DistributedLoss, "_share_of_part", own_mean)
+    monkeypatch.setattr(MicrobatchContext, "normalize", own_mean)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same(trained(prepare(compiled(), microbatches=3)), one_device)
 

@@ -146,7 +146,7 @@ SPLITS = [[3, 2, 1, 0], [0, 0, 4, 1]]
 
 def test_the_same_step_unweighed_does_not(monkeypatch):
     monkeypatch.setattr(
-        distloss._prepare.row_weighted.RowWeightedStep, "weigh", lambda _, v: v
+        distloss._prepare.row_weighted.RowWeightedContext, "weigh", lambda _, v: v
     )
     four = OnFour()
     four.step = mean_step(four.model, four.optimizer)

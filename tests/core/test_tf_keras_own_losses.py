@@ -17,8 +17,8 @@ from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
-from distloss._formula import denominators
-from distloss._formula.row_weights import RowWeightedStep
+from distloss._formula.row_weights import RowWeightedContext
+from distloss._formula.step_context import step_scope
 from distloss._keras import tf_keras_own_steps as upstream
 from distloss._keras.model_hooks import Hook
 from distloss._prepare.tf_keras_own_losses import report_means
@@ -358,9 +358,9 @@ def test_weights_that_may_be_more_for_some_rows_are_counted(width, names):
     @tf.function(input_signature=shapes)
     def step(x, weight):
         replicas = Counted()
-        given = RowWeightedStep(tf.shape(x)[0], replicas)
+        given = RowWeightedContext(tf.shape(x)[0], replicas)
         given.inputs = [x, weight]
-        with denominators.during(given):
+        with step_scope(given):
             given.mean_of = lambda *_: replicas.names.append("mean") or tf.zeros([])
             Distance()(x, 2 * x, sample_weight=weight)
         assert replicas.names == names

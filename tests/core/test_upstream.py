@@ -1,6 +1,5 @@
 """What we rely on inside Keras and TensorFlow: these fail when upstream moves it."""
 
-import importlib
 import inspect
 import re
 import runpy
@@ -8,6 +7,7 @@ import runpy
 import keras
 import pytest
 import tensorflow as tf
+import tf_keras as tf_keras_itself
 from cases import KERAS, since_keras
 
 from distloss import DistlossError
@@ -22,8 +22,10 @@ from distloss._keras.compiled_model import (
     averages_over_workers,
     loss_for_shapes,
     losses_given_to,
+    strategy_given_to,
     with_losses,
 )
+from distloss._keras.layer_hooks import takes_training
 from distloss._keras.versions import in_symbolic_scope
 
 
@@ -129,6 +131,20 @@ def test_keras_changes_these_lists_in_two_methods():
             + "_compute_loss _maybe_symbolic_build " * (KERAS >= (3, 5))
             + "_aggregate_additional_loss" * (KERAS >= (3, 8)),
         ),
+        (keras.Layer, "_get_own_losses _clear_losses _flatten_layers"),
+        (keras.Variable, "_direct_assign"),
+        (keras.layers.BatchNormalization, "_moments"),
+        (keras.metrics.MeanSquaredError(), "_fn _fn_kwargs"),
+        (
+            tf_keras_itself.Sequential(),
+            "_reset_compile_cache _get_compile_args _flatten_layers "
+            "_distribution_strategy _is_compiled compiled_loss",
+        ),
+        (
+            tf_keras_itself.layers.experimental.SyncBatchNormalization,
+            "_sync_calculate_mean_and_var",
+        ),
+        (tf_keras_itself.metrics.MeanSquaredError(), "_fn"),
     ],
 )
 def test_keras_has_the_methods_that_we_override_or_call(owner, names):
@@ -192,13 +208,13 @@ def test_keras_keeps_what_a_model_was_compiled_with():
     model.compile("sgd", ["mse"], loss_weights=[2.0])
     loss = model._compile_loss
     assert (losses_given_to(model), loss._user_loss_weights) == (["mse"], [2.0])
-    other = with_losses(loss, ["mae"])
+    other = with_losses(model, {"mse": "mae"}.get)
     assert (other._user_loss, other._user_loss_weights) == (["mae"], [2.0])
     assert other.output_names == loss.output_names
     assert type(other) is type(loss)
     assert model._compile_config.config["optimizer"] is model.optimizer
-    assert model._distribute_strategy is None
-    assert model._call_has_training_arg
+    assert strategy_given_to(model) is None
+    assert takes_training(model)
     assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
 
 
@@ -251,7 +267,7 @@ def test_keras_keeps_the_optimizers_of_a_multi_optimizer():
 
 
 def test_tf_keras_keeps_losses_and_makes_the_variables_of_legacy_optimizers():
-    module = importlib.import_module("tf_keras")
+    module = tf_keras_itself
     model = module.Sequential([module.layers.Dense(1, input_shape=[1])])
     optimizer = module.optimizers.legacy.SGD(0.5, momentum=0.9)
     model.compile(optimizer, ["mse"])

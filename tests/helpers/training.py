@@ -136,7 +136,7 @@ class TwoPasses(Replicas):
         self.recorded.append(local)
         return self.totals[len(self.recorded) - 1]
 
-    def reported(self, value):
+    def loss_to_report(self, value):
         return value / tf.cast(self.replica_count, value.dtype)
 
     def sum_gradients(self, local, name="gradients"):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from distloss._audit.child.devices import Devices
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
+from distloss._keras.compiled_model import is_compiled, loss_container
 
 
 class Compiled:
@@ -20,15 +21,12 @@ class Compiled:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        if not self._is_compiled():
+        if not is_compiled(model):
             raise AuditError(
                 "Expected build() to return a compiled Keras model. Got model "
                 f"{model.name!r}, which is not. Call model.compile(optimizer, "
                 "loss) in build()."
             )
-
-    def _is_compiled(self) -> bool:
-        return bool(self.model.compiled)
 
     def build(self, devices: Devices, batch: Any) -> list[tf.Variable]:
         """Makes variables, and a switch for each loss; `batch` holds tensors."""
@@ -38,10 +36,10 @@ class Compiled:
         build = getattr(self.model, name, None)
         if build is not None:
             build(data_batch=batch)
-        losses = getattr(self.model._compile_loss, "_flat_losses", None) or []
+        losses = getattr(loss_container(self.model), "_flat_losses", None) or []
         switches = [tf.Variable(1.0) for _ in losses]
         if losses:
-            self.model._compile_loss._flat_losses = [
+            loss_container(self.model)._flat_losses = [
                 one._replace(loss=functools.partial(_switched, one.loss, switch))
                 for one, switch in zip(losses, switches, strict=True)
             ]
@@ -49,7 +47,7 @@ class Compiled:
 
     def outputs(self) -> list[str]:
         """The name of each output that has a loss."""
-        losses = getattr(self.model._compile_loss, "_flat_losses", None) or []
+        losses = getattr(loss_container(self.model), "_flat_losses", None) or []
         return [one.name or "" for one in losses]
 
     def reduced(self, outputs: Any, strategy: Any) -> Any:
@@ -69,12 +67,9 @@ class Compiled:
 class CompiledTfKeras(Compiled):
     """The same for a model of tf-keras."""
 
-    def _is_compiled(self) -> bool:
-        return bool(self.model._is_compiled)
-
     def build(self, devices: Devices, batch: Any) -> list[tf.Variable]:
         """As for Keras 3."""
-        losses, metrics = self.model.compiled_loss, self.model.compiled_metrics
+        losses, metrics = loss_container(self.model), self.model.compiled_metrics
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         with devices.scope():
             y_pred = self.model(x)
@@ -91,7 +86,7 @@ class CompiledTfKeras(Compiled):
 
     def outputs(self) -> list[str]:
         """As for Keras 3."""
-        container = self.model.compiled_loss
+        container = loss_container(self.model)
         pairs = zip(container._output_names, container._losses, strict=True)
         return [name for name, loss in pairs if loss is not None]
 
