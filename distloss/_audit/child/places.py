@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 import sysconfig
@@ -104,6 +105,9 @@ class Places:
                 self._made[id(this)] = (this, place)
             return original(this, *args, **kwargs)
 
+        # Keras reads arguments by a way that does not look behind a wrapper:
+        # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/ops/operation.py
+        noting.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         setattr(cls, method, noting)
 
     def of(self, model: Any) -> dict[str, Place]:
