@@ -41,7 +41,7 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
     total = tf.reduce_sum(_as_float(added))
     if was_added(step, added):
         total = step.of_rows(total)  # the mean of none is NaN
-        if _is_of_rows(added, step):
+        if is_of_rows(added, step):
             return _share_of_sum(step, replicas, total)
     if step.terms is not None:
         is_mean = was_added(step, added)
@@ -97,7 +97,7 @@ def _share_of_mean(step: StepContext, replicas: Replicas, mean: tf.Tensor) -> tf
     return reduce.value_with_gradient_of(replicas.loss_to_differentiate(own), reported)
 
 
-def _is_of_rows(added: tf.Tensor, step: StepContext) -> bool:
+def is_of_rows(added: tf.Tensor, step: StepContext) -> bool:
     """Whether axis 0 of what a layer added holds rows.
 
     An open axis can be nothing else. One of known length may also be that of weights,

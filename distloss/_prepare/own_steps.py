@@ -13,8 +13,10 @@ from distloss._errors import ContextError
 from distloss._formula import empty, reduce
 from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
 from distloss._formula.step_context import step_scope
-from distloss._keras import own_steps
+from distloss._keras import own_steps, versions
+from distloss._keras.layer_hooks import hook_sum_of_added, sum_of_added_as_keras
 from distloss._keras.model_hooks import Hook, report_global_metrics
+from distloss._prepare.added import is_of_rows
 from distloss._prepare.average_loss import watch_shares
 from distloss._prepare.chosen_rows import counts_like_rows
 from distloss._prepare.layer_hooks import hook_layers, keep_without_rows
@@ -45,9 +47,19 @@ def weigh_own_steps(model: keras.Model, replicas: Replicas) -> None:
         # Replicas meet in the function that Keras makes of a step, and in none within.
         own = getattr(own, "python_function", own)
         setattr(model, name, Hook(take_step, model, replicas, told, own))
+    if versions.TRACKERS_MULTIPLY:
+        hook_sum_of_added(model, Hook(_sum_of_added, model))
     with model.distribute_strategy.scope():
         if not keras_averages(replicas):
             report_global_metrics(model, replicas, told)
+
+
+def _sum_of_added(model: keras.Model, added: tf.Tensor) -> tf.Tensor:
+    """What Keras makes of an added loss, which is a sum over rows if it has any."""
+    of_keras, step = sum_of_added_as_keras(model, added), row_weighted_context()
+    if step is None or not is_of_rows(added, step):
+        return of_keras
+    return step.mean_of(of_keras, None, "added")
 
 
 def watch_keras() -> None:

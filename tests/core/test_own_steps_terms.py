@@ -24,8 +24,18 @@ class AddsItsMean(keras.layers.Layer):
         return mask
 
 
+class AddsItsRows(AddsItsMean):
+    """Keras adds them up."""
+
+    def call(self, x):
+        self.add_loss(0.01 * tf.reduce_mean(tf.square(x), axis=[1, 2]))
+        return x
+
+
 class Tagger(keras.Model):
     """Its step differentiates `term(y, logits, model)`."""
+
+    adds = AddsItsMean
 
     def __init__(self, term):
         super().__init__()
@@ -33,7 +43,7 @@ class Tagger(keras.Model):
             [
                 keras.layers.Embedding(5, 4, mask_zero=True),
                 keras.layers.Dense(3, kernel_regularizer="l2"),
-                AddsItsMean(),
+                self.adds(),
             ]
         )
         self.net.build((None, TOKENS))
@@ -89,6 +99,14 @@ def added(y, logits, model):
     return masked(y, logits, model) + sum(model.losses)
 
 
+def added_by_keras(y, logits, model):
+    return masked(y, logits, model) + model.compute_loss(y=y, y_pred=logits)
+
+
+class TaggerOfRows(Tagger):
+    adds = AddsItsRows
+
+
 def raw_with_regularisers(y, logits, model):
     return tf.reduce_mean(each(y, logits)) + tf.add_n(model.losses)
 
@@ -115,6 +133,14 @@ def trained(term, strategy, batches, *, prepared, kind=Tagger):
 def test_what_is_exact(term):
     got = trained(term, "mirrored", 3, prepared=True)
     wanted = trained(term, "none", 3, prepared=False)
+    np.testing.assert_allclose(got[0], wanted[0], atol=1e-5 * np.abs(wanted[0]).max())
+    assert got[1] == pytest.approx(wanted[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Tagger, TaggerOfRows])
+def test_what_layers_add_is_exact_where_keras_adds_it_up(kind):
+    got = trained(added_by_keras, "mirrored", 3, prepared=True, kind=kind)
+    wanted = trained(added_by_keras, "none", 3, prepared=False, kind=kind)
     np.testing.assert_allclose(got[0], wanted[0], atol=1e-5 * np.abs(wanted[0]).max())
     assert got[1] == pytest.approx(wanted[1], rel=1e-5)
 
