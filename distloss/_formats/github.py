@@ -21,7 +21,7 @@ def workflow_commands(
 
     Args:
       records: the findings.
-      problems: what could not be looked at; errors, too.
+      problems: what could not be looked at.
 
     Returns:
       Lines that end in a line feed; "" if there is nothing.
@@ -45,7 +45,8 @@ def _of_record(record: Record) -> str:
 
 def _of_problem(problem: Problem) -> str:
     place = {"file": problem.file, "line": problem.line}
-    return _command("error", {**place, "title": "distloss"}, problem.message)
+    command = _COMMAND[problem.severity]
+    return _command(command, {**place, "title": "distloss"}, problem.message)
 
 
 def _command(name: str, properties: dict[str, str | int | None], data: str) -> str:

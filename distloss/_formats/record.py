@@ -22,6 +22,7 @@ class Record:
       line: from 1, or None.
       column: from 1, in characters, or None.
       help: what the rule is about, wherever it finds something.
+      accepted: why it is left as it is; "" where it is not.
     """
 
     rule: str
@@ -32,6 +33,7 @@ class Record:
     line: int | None = None
     column: int | None = None
     help: str = ""
+    accepted: str = ""
 
     @property
     def sentence(self) -> str:
@@ -41,14 +43,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be looked at, and why.
+    """What could not be looked at, or not as a whole, and why.
 
     Attributes:
       message: in one sentence.
       file: path of the file, or None.
       line: from 1, or None.
+      severity: `"error"`, or `"hint"` where only a part was left out.
     """
 
     message: str
     file: str | None = None
     line: int | None = None
+    severity: Severity = "error"

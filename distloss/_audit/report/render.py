@@ -7,7 +7,16 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 
-from distloss._audit.report import html, json, plain, text
+from distloss._audit.report import (
+    github,
+    html,
+    json,
+    markdown,
+    plain,
+    sarif,
+    text,
+)
+from distloss._audit.report.audits import Audits
 from distloss._audit.report.findings import Report
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
@@ -15,7 +24,8 @@ from distloss._errors import AuditError
 
 # In the order in which the command offers them; the first is its default.
 FORMATS: dict[str, Format] = {
-    one.name: one for one in (text.FORMAT, json.FORMAT, html.FORMAT, plain.FORMAT)
+    one.FORMAT.name: one.FORMAT
+    for one in (text, json, html, markdown, github, sarif, plain)
 }
 OFFERED = tuple(name for name, one in FORMATS.items() if one.is_offered)
 
@@ -37,10 +47,11 @@ def check_installed(form: str) -> None:
 
 
 def rendered(
-    report: Report, form: str, *, colours: bool = False, coding: str = "utf-8"
+    told: Report | Audits, form: str, *, colours: bool = False, coding: str = "utf-8"
 ) -> str:
-    """The report in one of `FORMATS`, for a terminal of this coding."""
-    return FORMATS[form].write(report, Terminal(colours, coding))
+    """A report, or all of them, in one of `FORMATS`, for a terminal of this coding."""
+    audits = Audits((told,)) if isinstance(told, Report) else told
+    return FORMATS[form].write(audits, Terminal(colours, coding))
 
 
 @contextlib.contextmanager
