@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from distloss._audit.report import (
     github,
@@ -30,6 +32,14 @@ FORMATS: dict[str, Format] = {
 OFFERED = tuple(name for name, one in FORMATS.items() if one.is_offered)
 
 
+def _is_there(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
 def check_installed(form: str) -> None:
     """Refuses early, before anything is measured, what could not be written later.
 
@@ -37,13 +47,11 @@ def check_installed(form: str) -> None:
       AuditError: a package is missing; names the extra that brings it.
     """
     for name in FORMATS[form].needs:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
+        if not _is_there(name):
             raise AuditError(
                 f"Expected the package {name} for --format {form}. It is not "
                 "installed. Run pip install 'distloss[report]', or use --format json."
-            ) from error
+            )
 
 
 def rendered(
@@ -54,16 +62,30 @@ def rendered(
     return FORMATS[form].write(audits, Terminal(colours, coding))
 
 
+def shows_colours(stream: Any) -> bool:
+    """Whether it is a terminal that shows colours, and nobody asked for none.
+
+    See https://no-color.org.
+    """
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether it is one on which a line can be written again."""
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return stream is not None and stream.isatty() and not is_dumb
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on stderr: one line that changes, or nothing."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """What is being waited for, on stderr: one line that changes, or nothing."""
+    if quiet or not _is_terminal(sys.stderr) or not _is_there("rich"):
         yield lambda _text: None
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, no_color=not shows_colours(sys.stderr))
     spinner = "line" if console.options.ascii_only else "dots"
     with console.status("starting", spinner=spinner) as status:
         yield lambda text: status.update(Text(printable(text)))
