@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,3 +57,14 @@ class Problem:
     file: str | None = None
     line: int | None = None
     severity: Severity = "error"
+
+
+def in_repository(file: str) -> str:
+    """The path as GitHub knows it: from the top of what it has checked out.
+
+    A step of a workflow may run in another folder (`working-directory:`). Outside of
+    workflows, and for files that are not in there, it is the path as it is.
+    """
+    top = os.environ.get("GITHUB_WORKSPACE")
+    path = os.path.relpath(file, top) if top else os.pardir
+    return file if path.split(os.sep)[0] == os.pardir else path

@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from distloss._formats.record import Problem, Record
+from distloss._formats.record import Problem, Record, in_repository
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/"
@@ -118,7 +118,7 @@ def _location(file: str, region: dict[str, int | None]) -> dict[str, Any]:
 
 
 def _uri(file: str) -> str:
-    path = pathlib.PurePath(file)
+    path = pathlib.PurePath(in_repository(file))
     if path.is_absolute():
         return path.as_uri()
     return urllib.parse.quote(os.fsencode(path.as_posix()))  # it need not be UTF-8

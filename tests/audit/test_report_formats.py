@@ -20,6 +20,8 @@ from distloss._audit.report.findings import (
     Skipped,
 )
 from distloss._audit.report.render import FORMATS, rendered
+from distloss._formats.record import Record, in_repository
+from distloss._formats.sarif import sarif as write_sarif
 
 SOURCE = "model.compile(loss=mean)\n"
 AT = Location("train.py", 1, "compile")
@@ -46,6 +48,7 @@ def report(*findings, target="train.py"):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
     for name in ("train.py", "package/steps.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(SOURCE)
@@ -293,12 +296,29 @@ def test_a_notebook_without_jinja_shows_text(monkeypatch):
 # -- names of files
 
 
-def test_a_file_whose_name_is_not_utf8_has_an_address(folder):
+def test_a_file_whose_name_is_not_utf8_has_an_address():
     name = b"t\xe9.py".decode("utf-8", "surrogateescape")
-    from distloss._formats.record import Record
-    from distloss._formats.sarif import sarif as written
-
-    log = json.loads(written([Record("a", "error", "b", file=name)], version="1"))
+    log = json.loads(write_sarif([Record("a", "error", "b", file=name)], version="1"))
     (result,) = log["runs"][0]["results"]
     place = result["locations"][0]["physicalLocation"]
     assert place["artifactLocation"]["uri"] == "t%E9.py"
+
+
+def test_in_a_workflow_paths_lead_from_the_top_of_the_repository(folder, monkeypatch):
+    def addresses():
+        told = report(TWICE[0], NOWHERE)
+        files = [line.split(",")[0] for line in rendered(told, "github").splitlines()]
+        places = [result["locations"][0] for result in sarif(told)["results"]]
+        uris = [p["physicalLocation"]["artifactLocation"]["uri"] for p in places]
+        return {*uris, *(file.removeprefix("::error file=") for file in files)}
+
+    (folder / "..py").write_text("")  # a name that begins as the folder above does
+    assert addresses() == {"train.py"}
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(folder.parent))
+    assert addresses() == {f"{folder.name}/train.py"}
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(folder))
+    assert addresses() == {"train.py"}
+    assert in_repository("..py") == "..py"
+    assert in_repository(str(folder / "train.py")) == "train.py"
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(folder / "package"))
+    assert addresses() == {"train.py"}
