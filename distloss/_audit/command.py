@@ -257,6 +257,8 @@ def _mended(arguments: argparse.Namespace, audit: Callable[..., Any]) -> Any:
         if report is not None:
             causes = ", ".join(dict.fromkeys(f.cause for f in report.findings))
             output.say(f"{when}: {causes or 'agrees'}")
+    if done.failure:
+        output.say(f"after: could not be checked: {done.failure}")
     if not done.before.passes:
         output.say(f"{arguments.target}: {'mended' if done.written else 'unchanged'}")
     return done.last

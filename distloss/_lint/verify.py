@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from distloss._audit import output
 from distloss._audit.report.findings import Report
 from distloss._audit.target import place_and_name
-from distloss._errors import ArgumentError, LintError
+from distloss._errors import ArgumentError, AuditError, LintError
 from distloss._lint.files import Target, content, targets
 from distloss._lint.fix import utf8
 from distloss._lint.fixes.mending import difference, mended
+from distloss._lint.run import settings_of
 from distloss._lint.source import SourceError
 
 Audit = Callable[..., Report]
@@ -30,12 +31,14 @@ class Verified:
     Attributes:
       before: the audit of the file as it was.
       after: the audit of the mended text; None if there was nothing to mend.
+      failure: why the mended text could not be audited; "" if it could.
       difference: between the two, as a unified diff.
       written: whether the file is the mended one now.
     """
 
     before: Report
     after: Report | None = None
+    failure: str = ""
     difference: str = ""
     written: bool = False
 
@@ -86,16 +89,21 @@ def _target(address: str) -> Target:
 def _tried(target: Target, text: str, before: Report, audit: Audit) -> Verified:
     """What is certain first, then all: the audit tells whether it was meant."""
     tried = Verified(before)
-    texts = [mended(target, text, certain=certain) for certain in (True, False)]
+    ignored = settings_of([str(target.path)]).ignore
+    texts = [mended(target, text, ignore=ignored, certain=c) for c in (True, False)]
     for after in dict.fromkeys(texts):
         if after == text:
             continue
         told = difference(text, after, str(target.path))
-        report = audit(source=after)
+        try:
+            report = audit(source=after)
+        except AuditError as error:
+            tried = Verified(before, failure=str(error), difference=told)
+            continue
         if report.passes:
             _write(target, text, after)
-            return Verified(before, report, told, written=True)
-        tried = Verified(before, report, told)
+            return Verified(before, report, difference=told, written=True)
+        tried = Verified(before, report, difference=told)
     return tried
 
 

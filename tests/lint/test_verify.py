@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 from distloss import cli
+from distloss._audit import run
 from distloss._audit.report.findings import Finding, Report
-from distloss._errors import ArgumentError, LintError
+from distloss._errors import ArgumentError, AuditError, LintError
 from distloss._lint.verify import verified_fix
 
 WRONG = """\
@@ -134,6 +135,30 @@ def test_what_somebody_changed_meanwhile_is_not_overwritten(file):
     assert file.read_text() == "x = 1\n"
 
 
+def test_a_mend_that_cannot_be_audited_is_shown_and_not_written(file):
+    def audit(address, source=None):
+        if source:
+            raise AuditError("It raised.")
+        return DIFFERS
+
+    done = verified_fix(f"{file}:build", audit)
+    assert (done.written, done.after, done.last) == (False, None, DIFFERS)
+    assert done.failure == "It raised."
+    assert "+            loss = distloss.mean_share(values)" in done.difference
+    assert file.read_text() == WRONG
+
+
+def test_rules_that_the_project_ignores_are_not_mended(file):
+    settings = file.parent / "pyproject.toml"
+    settings.write_text('[tool.distloss]\nignore = ["nominal-batch-size"]\n')
+    audit, texts = audits_of([DIFFERS, AGREES])
+    assert not verified_fix(f"{file}:build", audit).written
+    assert texts == [WRONG]
+    settings.write_text('[tool.distloss]\nignore = ["not-reduced"]\n')
+    audit, texts = audits_of([DIFFERS, AGREES])
+    assert verified_fix(f"{file}:build", audit).written
+
+
 def test_what_is_accepted_is_not_mended(file):
     accepted = dataclasses.replace(FOUND, accepted="It is meant.")
     audit, texts = audits_of([dataclasses.replace(AGREES, findings=(accepted,))])
@@ -174,6 +199,24 @@ def test_a_file_that_cannot_be_written_again_is_refused(file):
     file.write_bytes(b"# -*- coding: latin-1 -*-\n" + WRONG.encode())
     with pytest.raises(LintError, match="UTF-8"):
         verified_fix(f"{file}:build", lambda _: DIFFERS)
+
+
+def test_the_command_says_why_a_mend_could_not_be_audited(file, monkeypatch, capsys):
+    def audit(address, *, source=None, **_):
+        if source:
+            raise AuditError("It raised.")
+        return DIFFERS
+
+    monkeypatch.setattr(run, "audit", audit)
+    code = cli.main(["audit", "--fix", f"{file}:build"])
+    out, err = capsys.readouterr()
+    assert code == cli.DIFFERS
+    assert "+            loss = distloss.mean_share(values)" in out
+    assert err.splitlines() == [
+        "before: sum-of-means",
+        "after: could not be checked: It raised.",
+        f"{file}:build: unchanged",
+    ]
 
 
 def test_the_command_mends_an_entry_of_the_zoo(tmp_path, capsys, forked):
