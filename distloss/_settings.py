@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def settings_for(folder: pathlib.Path) -> Settings:
     """
     for place in (folder.absolute(), *folder.absolute().parents):
         path = place / "pyproject.toml"
-        table = _table(path) if path.is_file() else None
+        table = _table(path) if os.path.isfile(path) else None
         if table is not None:
             return _settings(table, path)
     return Settings()

@@ -11,6 +11,7 @@ from sarif_kit.validate import validation_errors
 
 from distloss import cli
 from distloss._audit import run
+from distloss._audit.conversation import Child, Children
 from distloss._audit.report.findings import Finding, Report
 from distloss._errors import AuditError
 
@@ -262,6 +263,23 @@ def test_a_terminal_shows_colours_and_what_is_waited_for():
     shown = on_a_terminal()
     assert has_colours(shown)
     assert WAITING in shown
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"script": "train.py"}, "running the script up to its first training step"),
+        ({"file": "train.py", "name": "build"}, "calling build()"),
+    ],
+)
+def test_what_is_waited_for_is_what_a_child_does(target, words):
+    own = {"log": "log", "first_log": "log", "ended": "ended", "target": target}
+    said = []
+    children = Children({1: Child(1, None, own, {"log": None})}, said.append)
+    children.ask_all("start")
+    children.ask_all("build")
+    children.ask_all("trace", batch_norm="frozen")
+    assert said == ["loading TensorFlow", words, "tracing the training step"]
 
 
 def test_no_color_is_honoured():
