@@ -17,28 +17,40 @@ LOGICAL_CPUS = 4
 
 
 def assert_same_gradient(
-    build: Callable[[], Any] | str, replicas: Sequence[int] = (1, 2, 4)
+    build: Callable[[], Any] | str,
+    replicas: Sequence[int] | None = None,
+    *,
+    args: Sequence[str] = (),
+    rows: int | None = None,
 ) -> None:
     """Fails unless the gradient is the same however the batch is split.
 
+    What `[tool.distloss]` of the project's pyproject.toml accepts is no failure.
+
     Args:
-      build: as for `distloss.audit`.
-      replicas: on how many replicas, one of them above 1.
+      build: as for `distloss.audit`: a function, its address, or a script.
+      replicas: on how many replicas, one of them above 1; None for those of the
+        project, or (1, 2, 4).
+      args: the arguments of a script.
+      rows: of the batch of a script, at most.
 
     Example:
       >>> from distloss.pytest_plugin import assert_same_gradient
       >>> def test_one_update():  # run by pytest
       ...     assert_same_gradient("training.py:build", replicas=(1, 2))
+      >>> def test_the_script():
+      ...     assert_same_gradient("train.py", args=["--epochs", "1"])
     """
     __tracebackhide__ = True
     from distloss._audit.report.render import rendered
     from distloss._audit.run import audit
 
     try:
-        report = audit(build, replicas=tuple(replicas))
+        counts = None if replicas is None else tuple(replicas)
+        report = audit(build, replicas=counts, args=args, rows=rows)
     except DistlossError as error:
         pytest.fail(f"The gradient could not be checked. {error}", pytrace=False)
-    if not report.agrees:
+    if not report.passes:
         pytest.fail(rendered(report, "plain"), pytrace=False)
 
 

@@ -53,12 +53,14 @@ _DOING = {
     "start": "loading TensorFlow",
     "load": "importing the file of build",
     "build": "calling build()",
+    "rebuild": "calling build() again",
     "sharding": "taking the first batch of dataset()",
     "trace": "tracing the training step",
     "run": "running the training step",
 }
 
 _DOING_SCRIPT = {
+    "load": "looking for the script",
     "build": "running the script up to its first training step",
     "rebuild": "running the script again",
 }
@@ -151,10 +153,14 @@ class Child:
         if self.process.poll() is not None:
             raise ChildError(self._ended())
 
-    def _doing(self) -> str:
+    def doing(self) -> str:
+        """What it was asked for, in a few words."""
         name, about, _ = self._asked
+        return f"{self._words.get(name, name)}{about}"
+
+    def _doing(self) -> str:
         where = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
-        return f"On {where}, {self._words.get(name, name)}{about}"
+        return f"On {where}, {self.doing()}"
 
     def _failed(self, error: dict[str, Any]) -> str:
         if error["is_ours"]:
@@ -247,17 +253,17 @@ class Children:
         return iter(sorted(self._children))
 
     def ask_all(
-        self, name: str, words: str, fatal: Sequence[int] | None = None, **about: Any
+        self, name: str, fatal: Sequence[int] | None = None, **about: Any
     ) -> dict[int, list[Any]]:
         """What each child answers, all at work at the same time.
 
         Raises:
           ChildError: one of `fatal` failed (all, if it is None); others are noted.
         """
-        self.progress(words)
         asked = {n: c for n, c in self._children.items() if n not in self.failed}
         for child in asked.values():
             child.ask(name, **about)
+            self.progress(child.doing())
         answers = {}
         for count, child in asked.items():
             try:

@@ -45,15 +45,15 @@ def opened(children: Children, folder: str, *, float64: bool) -> Opening:
     Raises:
       AuditError: one could not be built.
     """
-    children.ask_all("start", "loading TensorFlow")
-    children.ask_all("load", "importing build")
-    about = _first(children.ask_all("build", "building"))
+    children.ask_all("start")
+    children.ask_all("load")
+    about = _first(children.ask_all("build"))
     source, is_told = 1, _grows(about)
     if is_told:
         # With the number of replicas grows the batch: whoever computes its size from
         # that number hears the same one, and the child that has it has that batch.
         source = max(children)
-        about = _first(children.ask_all("rebuild", "building again", told=source))
+        about = _first(children.ask_all("rebuild", told=source))
     findings = []
     if about[1]["dataset"] and not float64:
         findings = _dealt_wrongly(children)
@@ -78,7 +78,7 @@ def _grows(about: dict[int, Any]) -> bool:
 
 
 def _dealt_wrongly(children: Children) -> list[Finding]:
-    answers = children.ask_all("sharding", "dealing out a batch")
+    answers = children.ask_all("sharding")
     rows = {n: [*itertools.chain.from_iterable(a)] for n, a in answers.items()}
     return [
         finding

@@ -9,24 +9,26 @@ import pathlib
 import secrets
 import stat
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from distloss._audit.report.printable import printable
-from distloss._errors import ArgumentError
+from distloss._audit.target import place_and_name
+from distloss._errors import ArgumentError, DistlossError
 
 # Errors of a folder in which no file can be made: it is read-only, or the file that
 # is there is a mount.
 _NO_NEW_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 
 
-def check(path: pathlib.Path | None, build: str) -> None:
+def check(path: pathlib.Path | None, targets: Iterable[str]) -> None:
     """Refuses a path that cannot be written, before minutes of work.
 
     Leaves no trace.
 
     Args:
       path: None for the terminal.
-      build: the address of what is audited, whose file must not be overwritten.
+      targets: the addresses of what is audited, whose files must not be overwritten.
 
     Raises:
       ArgumentError: it cannot be written.
@@ -35,7 +37,8 @@ def check(path: pathlib.Path | None, build: str) -> None:
         return
     try:
         _check(path)
-        why = "it is the file of build" if _is_same(path, build) else ""
+        is_source = any(_is_same(path, target) for target in targets)
+        why = "it is a file that is audited" if is_source else ""
     except OSError as error:
         why = str(error.strerror)
     if why:
@@ -62,9 +65,9 @@ def _check(path: pathlib.Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _is_same(path: pathlib.Path, build: str) -> bool:
+def _is_same(path: pathlib.Path, target: str) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return os.path.samefile(path, build.rpartition(":")[0])
+        return os.path.samefile(path, place_and_name(target)[0])
     return False
 
 
@@ -157,6 +160,16 @@ def say(message: str) -> None:
         print(printable(message), file=sys.stderr, flush=True)
     except OSError:
         _give_up(sys.stderr)
+
+
+def told(error: Exception) -> str:
+    """What went wrong, in a sentence."""
+    if isinstance(error, DistlossError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the system refused: {error}"
+    kind = type(error).__name__
+    return f"distloss itself failed, please report it: {kind}: {error}"
 
 
 def flush() -> None:

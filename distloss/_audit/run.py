@@ -12,14 +12,17 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from distloss._audit import conversation, processes
+from distloss._audit.acceptances import accepted, reasons
 from distloss._audit.checks.table import CAUSES
 from distloss._audit.report.findings import Finding, Report, Skipped
 from distloss._audit.session import Session, Verdict
-from distloss._audit.target import target_of
+from distloss._audit.target import Target, folder_of, target_of
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
+from distloss._settings import settings_for
 
 Engine = Literal["strategy", "horovod"]
 Devices = Literal["cpu", "gpu"]
@@ -31,7 +34,7 @@ SPLITS = ("even", "uneven", "empty")
 def audit(  # noqa: PLR0913
     build: Callable[[], Any] | str,
     *,
-    replicas: Sequence[int] = (1, 2, 4),
+    replicas: Sequence[int] | None = None,
     engine: Engine = "strategy",
     devices: Devices = "cpu",
     timeout: float | None = None,
@@ -39,6 +42,7 @@ def audit(  # noqa: PLR0913
     args: Sequence[str] = (),
     rows: int | None = None,
     splits: Sequence[Split] | None = None,
+    source: str | None = None,
 ) -> Report:
     """Runs one training step on one and on several replicas, and names what differs.
 
@@ -59,7 +63,8 @@ def audit(  # noqa: PLR0913
         step; a step of one's own as `build` returned it. Or the address of `build`:
         "file.py:build", "package.module:build". Or a script without a `build`,
         "train.py", which is run up to its first training step.
-      replicas: how many; the first is always 1, added if it is missing.
+      replicas: how many; the first is always 1, added if it is missing. None for those
+        of `[tool.distloss]` in the project's pyproject.toml, or (1, 2, 4).
       engine: "strategy" for `tf.distribute`, "horovod" for Horovod processes on this
         machine.
       devices: "cpu" for virtual CPUs, "gpu" for the GPUs of this machine.
@@ -71,12 +76,17 @@ def audit(  # noqa: PLR0913
       splits: of the batch that are probed, of "even" (always), "uneven" and "empty".
         None for those that can occur: of a script whose batches all have as many rows,
         which the replicas share evenly, only that.
+      source: what to run in place of what is in the file of a script or of `build`, as
+        if it were in there; None for what is in there. Who reads or imports that file
+        by itself sees what is in there.
 
     Returns:
-      a frozen `Report`.
+      a frozen `Report`. What `[tool.distloss]` accepts has its reason in the finding's
+      `accepted`; `Report.passes` says whether there is nothing else.
 
     Raises:
-      ArgumentError, ArgumentTypeError: an argument is of a wrong kind or value.
+      ArgumentError, ArgumentTypeError: an argument, or a setting, is of a wrong kind or
+        value.
       AuditError: the step could not be checked: `build` raised, hung, returned
         something else, or the step cannot run.
 
@@ -93,33 +103,53 @@ def audit(  # noqa: PLR0913
             "audit() was called while the file of build was imported by the audit. "
             "Call it under `if __name__ == '__main__':`."
         )
-    counts = _checked_counts(replicas)
+    project = settings_for(folder_of(build))
+    why_accepted = reasons(project, build)
+    counts = _checked_counts(project.replicas if replicas is None else replicas)
     _check_choices(engine, devices)
     _check_timeout(timeout)
     _check_rows(rows)
     _check_splits(splits)
-    started = time.monotonic()
     with processes.folder() as folder:
         target = dataclasses.replace(
-            target_of(build, pathlib.Path(folder), args),
+            target_of(build, pathlib.Path(folder), args, source),
             splits=None if splits is None else tuple(splits),
         )
         target.settings["rows"] = rows
-        settings = {"folder": folder, "devices": devices, "target": target.settings}
+        run = _Run(target, engine, devices, timeout, progress or _quiet)
+        return accepted(run.report(counts), why_accepted)
 
-        def verdict(counts: Sequence[int], *, float64: bool) -> Verdict:
-            own = settings | {"float64": float64}
-            with processes.children(counts, own, engine) as started_children:
-                for child in started_children.values():
-                    child.limits = conversation.Limits.all(timeout)
-                children = conversation.Children(started_children, progress or _quiet)
-                session = Session(children, target, started, float64=float64)
-                return session.verdict(engine)
 
-        first = verdict(counts, float64=False)
-        return (
-            _decided(first, verdict) if first.doubts and first.patient else first.report
-        )
+@dataclass(frozen=True)
+class _Run:
+    """One audit: a session, and one in float64 where that must decide."""
+
+    target: Target
+    engine: Engine
+    devices: Devices
+    timeout: float | None
+    progress: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+
+    def report(self, counts: Sequence[int]) -> Report:
+        first = self.verdict(counts, float64=False)
+        if first.doubts and first.patient:
+            return _decided(first, self.verdict)
+        return first.report
+
+    def verdict(self, counts: Sequence[int], *, float64: bool) -> Verdict:
+        own = {
+            "folder": self.target.folder,
+            "devices": self.devices,
+            "target": self.target.settings,
+            "float64": float64,
+        }
+        with processes.children(counts, own, self.engine) as started:
+            for child in started.values():
+                child.limits = conversation.Limits.all(self.timeout)
+            children = conversation.Children(started, self.progress)
+            session = Session(children, self.target, self.started, float64=float64)
+            return session.verdict(self.engine)
 
 
 def _decided(first: Verdict, verdict: Callable[..., Verdict]) -> Report:

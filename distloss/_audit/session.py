@@ -167,9 +167,7 @@ class Session:
 
     def _facts(self, rows: int) -> StepFacts:
         """Has the step traced; what it consists of."""
-        answers = self._children.ask_all(
-            "trace", "tracing the step", fatal=(1,), batch_norm="frozen"
-        )
+        answers = self._children.ask_all("trace", fatal=(1,), batch_norm="frozen")
         traced = answers[1][0]
         self._skipped += _restrictions(traced)
         facts = _facts_of(traced, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +30,10 @@ class Target:
 
 
 def target_of(
-    build: Callable[[], Any] | str, folder: pathlib.Path, args: Sequence[str] = ()
+    build: Callable[[], Any] | str,
+    folder: pathlib.Path,
+    args: Sequence[str] = (),
+    source: str | None = None,
 ) -> Target:
     """The address of `build`, `build` itself for a child to load, or a script.
 
@@ -37,9 +41,11 @@ def target_of(
       build: what is audited.
       folder: for files that are exchanged.
       args: of a script.
+      source: in place of what is in the file; None for that.
 
     Raises:
-      ArgumentError: no such file, or no name in it; arguments for what is no script.
+      ArgumentError: no such file, or no name in it; arguments for what is no script;
+        a source for what is in no file.
       ArgumentTypeError: neither a function nor an address.
     """
     if is_script(build):
@@ -61,7 +67,28 @@ def target_of(
         )
     paths = [path or "." for path in sys.path]
     settings["paths"] = [*settings.get("paths", []), *paths]
+    if source is not None:
+        if "file" not in settings:
+            raise ArgumentError(
+                "Expected source= for a file: FILE.py or FILE.py:build. Got it for "
+                f"{name}."
+            )
+        settings["source"] = source
     return Target(name, settings, str(folder))
+
+
+def place_and_name(address: str) -> tuple[str, str]:
+    """A file or module, and the function in it; "" for a script."""
+    if is_script(address):
+        return address, ""
+    place, _, name = address.rpartition(":")
+    return place, name
+
+
+def folder_of(build: Any) -> pathlib.Path:
+    """Where the project of a target is looked for: at its file, or where we are."""
+    place = place_and_name(build)[0] if isinstance(build, str) else ""
+    return pathlib.Path(place).parent if os.path.isfile(place) else pathlib.Path()
 
 
 def is_script(build: Any) -> bool:

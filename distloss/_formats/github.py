@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distloss._formats.record import Problem, Record
+from distloss._formats.record import Problem, Record, in_repository
 
 _COMMAND = {"error": "error", "warning": "warning", "hint": "notice"}
 
@@ -21,7 +21,7 @@ def workflow_commands(
 
     Args:
       records: the findings.
-      problems: what could not be looked at; errors, too.
+      problems: what could not be looked at.
 
     Returns:
       Lines that end in a line feed; "" if there is nothing.
@@ -37,15 +37,20 @@ def workflow_commands(
 
 
 def _of_record(record: Record) -> str:
-    place = {"file": record.file, "line": record.line, "col": record.column}
+    place = {"file": _file(record), "line": record.line, "col": record.column}
     title = f"distloss {record.rule}"
     command = _COMMAND[record.severity]
     return _command(command, {**place, "title": title}, record.sentence)
 
 
 def _of_problem(problem: Problem) -> str:
-    place = {"file": problem.file, "line": problem.line}
-    return _command("error", {**place, "title": "distloss"}, problem.message)
+    place = {"file": _file(problem), "line": problem.line}
+    command = _COMMAND[problem.severity]
+    return _command(command, {**place, "title": "distloss"}, problem.message)
+
+
+def _file(told: Record | Problem) -> str | None:
+    return in_repository(told.file) if told.file else None
 
 
 def _command(name: str, properties: dict[str, str | int | None], data: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ class Record:
       line: from 1, or None.
       column: from 1, in characters, or None.
       help: what the rule is about, wherever it finds something.
+      accepted: why it is left as it is; "" where it is not.
     """
 
     rule: str
@@ -32,6 +34,7 @@ class Record:
     line: int | None = None
     column: int | None = None
     help: str = ""
+    accepted: str = ""
 
     @property
     def sentence(self) -> str:
@@ -41,14 +44,27 @@ class Record:
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be looked at, and why.
+    """What could not be looked at, or not as a whole, and why.
 
     Attributes:
       message: in one sentence.
       file: path of the file, or None.
       line: from 1, or None.
+      severity: `"error"`, or `"hint"` where only a part was left out.
     """
 
     message: str
     file: str | None = None
     line: int | None = None
+    severity: Severity = "error"
+
+
+def in_repository(file: str) -> str:
+    """The path as GitHub knows it: from the top of what it has checked out.
+
+    A step of a workflow may run in another folder (`working-directory:`). Outside of
+    workflows, and for files that are not in there, it is the path as it is.
+    """
+    top = os.environ.get("GITHUB_WORKSPACE")
+    path = os.path.relpath(file, top) if top else os.pardir
+    return file if path.split(os.sep)[0] == os.pardir else path

@@ -6,12 +6,13 @@ The standard: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from distloss._formats.record import Problem, Record
+from distloss._formats.record import Problem, Record, in_repository
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/"
@@ -21,7 +22,11 @@ _LEVEL = {"error": "error", "warning": "warning", "hint": "note"}
 
 
 def sarif(
-    records: Sequence[Record], problems: Sequence[Problem] = (), *, version: str
+    records: Sequence[Record],
+    problems: Sequence[Problem] = (),
+    *,
+    version: str,
+    category: str = "",
 ) -> str:
     """A log with one run.
 
@@ -29,6 +34,7 @@ def sarif(
       records: the findings.
       problems: what could not be looked at.
       version: of this package.
+      category: who looked. Of one tool, a service keeps the last log of each category.
 
     Returns:
       JSON that ends in a line feed.
@@ -45,12 +51,14 @@ def sarif(
         "semanticVersion": version,
         "rules": [_rule(rules[name]) for name in ids],
     }
-    run = {
+    run: dict[str, Any] = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "invocations": [_invocation(problems)],
         "results": [_result(record, ids.index(record.rule)) for record in records],
     }
+    if category:
+        run["automationDetails"] = {"id": f"distloss-{category}/"}
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(log, indent=2) + "\n"
 
@@ -80,16 +88,23 @@ def _result(record: Record, index: int) -> dict[str, Any]:
     if record.file is not None:
         region = {"startLine": record.line, "startColumn": record.column}
         result["locations"] = [_location(record.file, region)]
+    if record.accepted:
+        accepted = {"kind": "external", "justification": record.accepted}
+        result["suppressions"] = [accepted]
     return result
 
 
 def _invocation(problems: Sequence[Problem]) -> dict[str, Any]:
     told = [_notification(problem) for problem in problems]
-    return {"executionSuccessful": not told, "toolExecutionNotifications": told}
+    failed = any(problem.severity == "error" for problem in problems)
+    return {"executionSuccessful": not failed, "toolExecutionNotifications": told}
 
 
 def _notification(problem: Problem) -> dict[str, Any]:
-    told: dict[str, Any] = {"level": "error", "message": {"text": problem.message}}
+    told: dict[str, Any] = {
+        "level": _LEVEL[problem.severity],
+        "message": {"text": problem.message},
+    }
     if problem.file is not None:
         told["locations"] = [_location(problem.file, {"startLine": problem.line})]
     return told
@@ -103,5 +118,7 @@ def _location(file: str, region: dict[str, int | None]) -> dict[str, Any]:
 
 
 def _uri(file: str) -> str:
-    path = pathlib.PurePath(file)
-    return path.as_uri() if path.is_absolute() else urllib.parse.quote(path.as_posix())
+    path = pathlib.PurePath(in_repository(file))
+    if path.is_absolute():
+        return path.as_uri()
+    return urllib.parse.quote(os.fsencode(path.as_posix()))  # it need not be UTF-8

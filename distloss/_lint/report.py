@@ -24,7 +24,8 @@ def rendered(linted: Linted, form: str) -> str:
     if form == "github":
         return workflow_commands(_records(linted), linted.problems)
     if form == "sarif":
-        return sarif(_records(linted), linted.problems, version=version())
+        found, problems = _records(linted), linted.problems
+        return sarif(found, problems, version=version(), category="lint")
     return _text(linted)
 
 

@@ -16,8 +16,8 @@ from distloss._lint.check import Checked, check_file, check_text, most_severe, w
 from distloss._lint.files import Target, targets
 from distloss._lint.findings import Finding
 from distloss._lint.rules import RULES
-from distloss._lint.settings import Settings, settings_for
 from distloss._lint.source import SourceError, decoded
+from distloss._settings import Settings, settings_for
 
 STDIN = "-"
 _FEW = 40  # files that are linted sooner than processes start
@@ -65,10 +65,22 @@ def lint(names: Sequence[str]) -> Linted:
 
 
 def settings_of(names: Sequence[str]) -> Settings:
-    """The settings of the project that the first file is in."""
+    """The settings of the project that the first file is in.
+
+    Raises:
+      ArgumentError: they cannot be understood, or ignore what is no rule.
+    """
     first = pathlib.Path(names[0] if names[0] != STDIN else ".")
     folder = first if first.is_dir() else first.parent
-    return settings_for(folder, frozenset(rule.name for rule in RULES))
+    settings = settings_for(folder)
+    rules = {rule.name for rule in RULES}
+    unknown = sorted(set(settings.ignore) - rules)
+    if unknown:
+        raise ArgumentError(
+            f"Expected ignore= to name rules: {', '.join(sorted(rules))}. Got "
+            f"{', '.join(unknown)} in {settings.path}."
+        )
+    return settings
 
 
 def _of_stdin() -> Checked:

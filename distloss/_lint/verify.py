@@ -1,23 +1,27 @@
-"""`distloss audit --fix`: what lint mends is audited before it is written."""
+"""`distloss audit --fix`: what lint mends is audited before it is written.
+
+The mended text runs in place of the file's: under its path, from its folder, with its
+arguments. Only who reads or imports that file by itself sees it as it was: a script
+that opens its own source, a module that imports it, a process that it starts.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import pathlib
-import secrets
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from distloss._audit import output
 from distloss._audit.report.findings import Report
-from distloss._errors import ArgumentError, LintError
+from distloss._audit.target import place_and_name
+from distloss._errors import ArgumentError, AuditError, LintError
 from distloss._lint.files import Target, content, targets
 from distloss._lint.fix import utf8
 from distloss._lint.fixes.mending import difference, mended
+from distloss._lint.run import settings_of
 from distloss._lint.source import SourceError
 
-Audit = Callable[[str], Report]
+Audit = Callable[..., Report]
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,15 @@ class Verified:
 
     Attributes:
       before: the audit of the file as it was.
-      after: the audit of the mended copy; None if there was nothing to mend.
+      after: the audit of the mended text; None if there was nothing to mend.
+      failure: why the mended text could not be audited; "" if it could.
       difference: between the two, as a unified diff.
       written: whether the file is the mended one now.
     """
 
     before: Report
     after: Report | None = None
+    failure: str = ""
     difference: str = ""
     written: bool = False
 
@@ -43,26 +49,27 @@ class Verified:
 
 
 def verified_fix(address: str, audit: Audit) -> Verified:
-    """Audits a step, mends a copy, audits that, and keeps it where it agrees.
+    """Audits a step, mends a copy of its file, audits that, and keeps it if it agrees.
 
     Args:
-      address: `FILE.py:build`.
-      audit: makes a report for such an address.
+      address: of a script `FILE.py`, or `FILE.py:build`.
+      audit: makes a report for such an address, and with `source=` for a text in place
+        of what is in the file.
 
     Returns:
       Both verdicts.
 
     Raises:
-      ArgumentError: it is no address of a function in a file.
-      LintError: the file cannot be read, or no copy can be made of it.
+      ArgumentError: it is no address of a file.
+      LintError: the file cannot be read, or was changed meanwhile.
     """
     target = _target(address)
     try:
         text = utf8(content(target.path))
         before = audit(address)
-        if before.agrees:
+        if before.passes:
             return Verified(before)
-        return _tried(target, text, before, audit)
+        return _tried(target, text, before, functools.partial(audit, address))
     except SourceError as error:
         raise LintError(
             f"Expected a file to mend. Got {target.path}: {error}"
@@ -70,10 +77,11 @@ def verified_fix(address: str, audit: Audit) -> Verified:
 
 
 def _target(address: str) -> Target:
-    found = targets([address], ()) if ".py:" in address else []
-    if len(found) != 1 or found[0].build is None:
+    is_file = place_and_name(address)[0].endswith(".py")
+    found = targets([address], ()) if is_file else []
+    if len(found) != 1:
         raise ArgumentError(
-            f"Expected FILE.py:build, a function in a file, for --fix. Got {address!r}."
+            f"Expected FILE.py, or FILE.py:build, for --fix. Got {address!r}."
         )
     return found[0]
 
@@ -81,31 +89,29 @@ def _target(address: str) -> Target:
 def _tried(target: Target, text: str, before: Report, audit: Audit) -> Verified:
     """What is certain first, then all: the audit tells whether it was meant."""
     tried = Verified(before)
-    texts = [mended(target, text, certain=certain) for certain in (True, False)]
+    ignored = settings_of([str(target.path)]).ignore
+    texts = [mended(target, text, ignore=ignored, certain=c) for c in (True, False)]
     for after in dict.fromkeys(texts):
         if after == text:
             continue
         told = difference(text, after, str(target.path))
-        with _copy(target, after) as address:
-            report = dataclasses.replace(audit(address), target=str(target))
-            tried = Verified(before, report, told)
-        if tried.after is not None and tried.after.agrees:
-            output.write(after, target.path)
-            return Verified(before, tried.after, told, written=True)
+        try:
+            report = audit(source=after)
+        except AuditError as error:
+            tried = Verified(before, failure=str(error), difference=told)
+            continue
+        if report.passes:
+            _write(target, text, after)
+            return Verified(before, report, difference=told, written=True)
+        tried = Verified(before, report, difference=told)
     return tried
 
 
-@contextlib.contextmanager
-def _copy(target: Target, text: str) -> Iterator[str]:
-    """The address of a copy, beside the file so that it imports the same."""
-    name = f"_{target.path.stem}_{secrets.token_hex(4)}.py"
-    path = pathlib.Path(target.path.parent, name)
-    try:
-        path.write_text(text, encoding="utf-8", newline="")
-        yield f"{path}:{target.build}"
-    except OSError as error:
+def _write(target: Target, before: str, after: str) -> None:
+    """Audits take time, in which somebody may have worked on the file."""
+    if utf8(content(target.path)) != before:
         raise LintError(
-            f"Expected a folder that takes a copy of the file. Got {error}."
-        ) from error
-    finally:
-        path.unlink(missing_ok=True)
+            f"Expected {target.path} as it was when its audit began. Got another text. "
+            "Run the audit again."
+        )
+    output.write(after, target.path)

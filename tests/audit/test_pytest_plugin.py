@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import builds
+import pytest
+
+from distloss._audit import run
+from distloss._audit.report.findings import Finding, Report
+from distloss.pytest_plugin import assert_same_gradient
 
 TEST = f"""
 import sys
@@ -41,3 +46,34 @@ def test_a_failure_is_the_finding_and_no_traceback(tmp_path):
     assert "could not be checked" in out
     assert "KeyError" in out
     assert "_audit/run.py" not in out
+
+
+SCRIPT = pathlib.Path(__file__).parent / "programs" / "loop_scaled_batch.py"
+
+
+def test_a_script_is_audited_with_its_arguments(forked):
+    assert_same_gradient(str(SCRIPT), replicas=(1, 2), args=["--units", "7"])
+
+
+def test_a_script_without_its_arguments_fails(forked):
+    with pytest.raises(pytest.fail.Exception, match="required: --units"):
+        assert_same_gradient(str(SCRIPT), replicas=(1, 2))
+
+
+@pytest.mark.parametrize("accepted", ["", "It is meant."])
+def test_what_the_project_accepts_is_no_failure(monkeypatch, accepted):
+    asked = []
+
+    def audit(build, **options):
+        asked.append((build, options))
+        found = Finding("sum-of-means", 2, 2.0, 0.0, (), "", "", accepted=accepted)
+        return Report(build, "strategy", (1, 2), (found,), ())
+
+    monkeypatch.setattr(run, "audit", audit)
+    if accepted:
+        assert_same_gradient("train.py", [1, 2], args=["-n"], rows=8)
+    else:
+        with pytest.raises(pytest.fail.Exception, match="sum-of-means"):
+            assert_same_gradient("train.py", [1, 2], args=["-n"], rows=8)
+    options = {"replicas": (1, 2), "args": ["-n"], "rows": 8}
+    assert asked == [("train.py", options)]

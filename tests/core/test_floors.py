@@ -20,20 +20,21 @@ LIBRARY = (
     {"_prepare", "callbacks"},
 )
 AUDIT = (
-    {"_audit.keeper", "_audit.log", "_formats"},
+    {"_audit.keeper", "_audit.log", "_formats", "_settings"},
     {"_audit.report"},
     {"_audit.checks"},
-    {"_audit.child", "_audit.conversation", "_audit.output", "_audit.target"},
-    {"_audit.opening"},
+    {"_audit.child", "_audit.conversation", "_audit.target"},
+    {"_audit.acceptances", "_audit.opening", "_audit.output"},
     {"_audit.processes", "_audit.session"},
     {"_audit.run"},
     {"_lint"},
+    {"_audit.command"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LIBRARY + AUDIT) for room in rooms}
 OF_LIBRARY = set().union(*LIBRARY)
-TOOLS = {"_audit", "_formats", "_lint"}
+TOOLS = {"_audit", "_formats", "_lint", "_settings"}
 
 
 def module_of(path):
@@ -157,6 +158,7 @@ def test_a_tool_in_the_library_is_found():
     assert tools_in_library("_prepare.steps", "from distloss._audit.log import Log")
     assert tools_in_library("callbacks", "def f():\n    import distloss._audit.run")
     assert tools_in_library("metrics", "from distloss._formats.record import Record")
+    assert tools_in_library("data", "from distloss._settings import settings_for")
     assert tools_in_library("losses.keras3", "from distloss._lint import rules")
     assert not tools_in_library("cli", "from distloss._audit.run import audit")
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distloss._audit.child.module_paths import find_modules_in
+from distloss._audit.child.sources import code_of
 from distloss._audit.keeper import die_with_parent
 from distloss._errors import DistlossError
 from distloss._package import FOLDER
@@ -83,7 +84,10 @@ def _module(target: dict[str, Any]) -> Any:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    if "source" in target:  # and not what is in the file, nor its bytecode
+        exec(code_of(path, target["source"]), vars(module))
+    else:
+        spec.loader.exec_module(module)
     return module
 
 

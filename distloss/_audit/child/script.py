@@ -17,6 +17,7 @@ from distloss._audit.child.first_step import FirstStep, Stop
 from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch, as_it_is
+from distloss._audit.child.sources import code_of
 from distloss._audit.child.stand_ins import in_place_of_strategies
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
@@ -120,8 +121,7 @@ class Script:
         module.__file__ = str(path)
         sys.modules["__main__"] = module
         sys.argv[:] = self._target["argv"]
-        code = compile(path.read_bytes(), str(path), "exec")
-        exec(code, vars(module))
+        exec(code_of(path, self._target.get("source")), vars(module))
 
     def _note_strategy(self, name: str) -> None:
         self._made = True

@@ -43,6 +43,7 @@ class Finding:
       remedy: what to change.
       evidence: numbers, and the probes that they come from.
       location: where in the user's code to look; None where that is not known.
+      accepted: why the project leaves it as it is; "" where it does not.
     """
 
     cause: str
@@ -54,6 +55,7 @@ class Finding:
     remedy: str
     evidence: tuple[str, ...] = ()
     location: Location | None = None
+    accepted: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,11 @@ class Report:
         """Whether nothing was found: one batch, one update, and its loss."""
         return not self.findings
 
+    @property
+    def passes(self) -> bool:
+        """Whether nothing was found but what the project accepts."""
+        return all(finding.accepted for finding in self.findings)
+
     def to_json(self) -> str:
         """The report as JSON, in the schema that the README documents."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
@@ -125,6 +132,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "agrees": self.agrees,
+            "passes": self.passes,
             "target": self.target,
             "engine": self.engine,
             "replicas": list(self.replicas),
@@ -133,6 +141,12 @@ class Report:
             "skipped": [_plain(one) for one in self.skipped],
             "measured": [_plain(one) for one in self.measured],
         }
+
+    def _repr_html_(self) -> str | None:
+        """The report in a notebook; None without the extra "report"."""
+        from distloss._audit.report import html
+
+        return html.fragment(self) if html.is_installed() else None
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distloss._audit.report.findings import Report
+from distloss._audit.report.audits import Audits
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Format:
 
     Attributes:
       name: as the command calls it.
-      write: the whole report, for a terminal; a file is one without colours.
+      write: all reports, for a terminal; a file is one without colours.
       needs: the packages without which it cannot be written, of the extra "report".
       is_offered: whether users can ask for it.
+      tells_failures: whether it has a way to say that the only target could not be
+        checked.
     """
 
     name: str
-    write: Callable[[Report, Terminal], str]
+    write: Callable[[Audits, Terminal], str]
     needs: tuple[str, ...] = ()
     is_offered: bool = True
+    tells_failures: bool = False

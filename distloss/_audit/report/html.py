@@ -1,41 +1,48 @@
-"""A report as one HTML page that needs nothing else, all text of users escaped."""
+"""Reports as an HTML page that needs nothing else, all text of users escaped."""
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distloss._audit.report import wording
-from distloss._audit.report.findings import Report
+from distloss._audit.report.audits import Audits
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>distloss audit: {{ report.target }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-       padding: 0 1rem; color: #1c1e21; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.verdict { padding: .8rem 1rem; border-radius: .4rem; font-weight: 600; }
-.good { background: #e3f4e6; color: #11532a; } .bad { background: #fde7e5; color: #8a1c12; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd;
-         overflow-wrap: anywhere; vertical-align: top; }
-th { white-space: nowrap; }
-td.bad, td.good { background: none; } td.bad { font-weight: 600; }
-section.cause { border-left: .3rem solid #c0392b; padding-left: 1rem; margin: 1.5rem 0; }
-code { background: #f2f3f5; padding: .1rem .3rem; border-radius: .2rem; }
-img { max-width: 100%; } .small { color: #5a5f66; font-size: .9rem; }
-</style></head><body>
+if TYPE_CHECKING:
+    from distloss._audit.report.findings import Report
+
+_STYLE = """<style>
+.distloss-report { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; }
+.distloss-report h1 { font-size: 1.5rem; }
+.distloss-report h2 { font-size: 1.2rem; margin-top: 2rem; }
+.distloss-report .verdict { padding: .8rem 1rem; border-radius: .4rem; font-weight: 600; }
+.distloss-report .good { background: #e3f4e6; color: #11532a; }
+.distloss-report .bad { background: #fde7e5; color: #8a1c12; }
+.distloss-report table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
+.distloss-report th, .distloss-report td { text-align: left; padding: .3rem .6rem;
+    border-bottom: 1px solid #ddd; overflow-wrap: anywhere; vertical-align: top; }
+.distloss-report th { white-space: nowrap; }
+.distloss-report td.bad, .distloss-report td.good { background: none; }
+.distloss-report td.bad { font-weight: 600; }
+.distloss-report section { border-left: .3rem solid #c0392b; padding-left: 1rem;
+    margin: 1.5rem 0; }
+.distloss-report section.accepted { border-color: #b8bcc2; }
+.distloss-report code { background: #f2f3f5; padding: .1rem .3rem; border-radius: .2rem; }
+.distloss-report img { max-width: 100%; }
+.distloss-report .small { color: #5a5f66; font-size: .9rem; }
+</style>
+"""
+_REPORT = """<div class="distloss-report">
 <h1>distloss audit</h1>
 <p><code>{{ report.target }}</code> on {{ report.replicas|join(", ") }} replicas
 ({{ report.engine }}), {{ "%.0f"|format(report.seconds) }} s</p>
-<p class="verdict {{ 'good' if report.agrees else 'bad' }}">{{ headline }}</p>
+<p class="verdict {{ 'good' if report.passes else 'bad' }}">{{ headline }}</p>
 {% for group in causes %}{% set first = group[0] %}
-<section class="cause"><h2>{{ first.cause }}</h2>
+<section class="{{ 'accepted' if first.accepted else 'cause' }}"><h2>{{ first.cause }}</h2>
 <p>{{ first.explanation }}</p>
 <table><tr><th>replicas<th>scale &alpha;<th>residual &rho;<th>seen</tr>
 {% for f in group %}<tr><td>{{ f.replicas }}<td>{{ number(f.scale, 4) }}
@@ -47,7 +54,7 @@ img { max-width: 100%; } .small { color: #5a5f66; font-size: .9rem; }
 {% for line, text in around %}{% if line == first.location.line %}<b>{% endif -%}
 {{ "%5d"|format(line) }}  {{ text }}{% if line == first.location.line %}</b>{% endif %}
 {% endfor %}</pre>{% endif %}{% endif %}
-<p><b>To mend it:</b> {{ first.remedy }}</p></section>
+<p>{{ advice(first) }}</p></section>
 {% endfor %}
 {% if table %}<h2>What each probe said</h2>
 <table><tr><th>probe{% for n in counts %}<th>{{ n }} replicas{% endfor %}</tr>
@@ -55,8 +62,8 @@ img { max-width: 100%; } .small { color: #5a5f66; font-size: .9rem; }
 {% for n in counts %}{% set one = row.get(n) %}
 <td class="{{ 'good' if not one or one.agrees else 'bad' }}">{{ verdict(one) if one else "-" }}
 {% endfor %}</tr>{% endfor %}</table>
-<img alt="Scale of each variable's gradient against the number of replicas; relative
-difference of each probe" src="data:image/png;base64,{{ plot }}">
+{% if plot %}<img alt="Scale of each variable's gradient against the number of replicas; relative
+difference of each probe" src="data:image/png;base64,{{ plot }}">{% endif %}
 <h2>Each variable, even split</h2>
 <table><tr><th>variable{% for n in counts %}<th>&alpha; on {{ n }}<th>&rho; on {{ n }}{% endfor %}</tr>
 {% for name in variables %}<tr><td>{{ name }}
@@ -69,21 +76,50 @@ difference of each probe" src="data:image/png;base64,{{ plot }}">
 &lang;g<sub>1</sub>,g<sub>1</sub>&rang;: how many times too large the gradient on N replicas
 is. &rho; = |g<sub>N</sub> &minus; &alpha; g<sub>1</sub>| / |g<sub>N</sub>|: what no scale
 explains.</p>
-</body></html>
+</div>
+"""
+_UNCHECKED = """<div class="distloss-report"><h1>distloss audit</h1>
+<p><code>{{ target }}</code></p>
+<p class="verdict bad">It could not be checked. {{ why }}</p></div>
+"""
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>distloss audit: {{ targets|join(", ") }}</title>
+<style>body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }</style>
 """
 
 
-def page(report: Report, _terminal: Terminal) -> str:
-    """The whole page."""
-    import jinja2
+def is_installed() -> bool:
+    """Whether there is what a fragment needs."""
+    return importlib.util.find_spec("jinja2") is not None
 
+
+def fragment(report: Report) -> str:
+    """The report, without plots, for a page that others make: a notebook."""
+    return _ascii(_STYLE + _report(report, plots=False))
+
+
+def page(audits: Audits, _terminal: Terminal) -> str:
+    """The whole page."""
+    targets = [report.target for report in audits.reports]
+    targets += [one.target for one in audits.unchecked]
+    parts = [_filled(_HEAD, targets=targets), _STYLE, "</head><body>\n"]
+    parts += [_report(report, plots=True) for report in audits.reports]
+    parts += [
+        _filled(_UNCHECKED, target=one.target, why=one.why) for one in audits.unchecked
+    ]
+    if audits.several:
+        parts.append(_filled("<p>{{ told }}</p>\n", told=wording.summary(audits)))
+    return _ascii("".join(parts) + "</body></html>\n")
+
+
+def _report(report: Report, *, plots: bool) -> str:
     counts, table = wording.probes(report)
     even = {n: one.variables for n, one in table.get("even split", {}).items()}
     names = list(dict.fromkeys(name for row in even.values() for name in row))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_seen
-    )
-    shown = environment.from_string(_PAGE).render(
+    return _filled(
+        _REPORT,
         report=report,
         headline=wording.headline(report),
         causes=wording.causes(report),
@@ -96,10 +132,23 @@ def page(report: Report, _terminal: Terminal) -> str:
         lines_around=wording.lines_around,
         short=wording.short,
         number=wording.number,
-        plot=_plot(counts, table, even) if counts else "",
+        advice=wording.advice,
+        plot=_plot(counts, table, even) if counts and plots else "",
     )
-    # The same page whatever coding a terminal, a file or a server gives it.
-    return shown.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _filled(template: str, **values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_seen
+    )
+    return environment.from_string(template).render(values)
+
+
+def _ascii(text: str) -> str:
+    """The same whatever coding a terminal, a file or a server gives it."""
+    return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def _seen(value: Any) -> Any:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from distloss._audit.report.audits import Audits
 from distloss._audit.report.findings import Report
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
-from distloss._audit.report.wording import causes, headline, number, place, short
+from distloss._audit.report.wording import (
+    advice,
+    causes,
+    headline,
+    number,
+    place,
+    short,
+    summary,
+)
 
 
-def plain(report: Report, _terminal: Terminal) -> str:
-    """The whole report."""
+def plain(audits: Audits, _terminal: Terminal) -> str:
+    """All reports."""
+    if not audits.several:
+        return "".join(map(_report, audits.reports))
+    named = [f"{printable(r.target)}\n{_report(r)}\n" for r in audits.reports]
+    return "".join(named) + f"{summary(audits)}\n"
+
+
+def _report(report: Report) -> str:
     lines = [headline(report)]
     for group in causes(report):
         first = group[0]
@@ -22,7 +38,7 @@ def plain(report: Report, _terminal: Terminal) -> str:
             )
         lines += [f"  Variables: {short(first.variables)}"] if first.variables else []
         lines += [f"  Look at: {place(first)}"] if place(first) else []
-        lines.append(f"  To mend it: {first.remedy}")
+        lines.append(f"  {advice(first)}")
     lines += [f"Note: {s.check}: {s.why}" for s in report.skipped]
     return "".join(f"{printable(line)}\n" for line in lines)
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from distloss._audit.report.audits import Audits
 from distloss._audit.report.findings import Finding, Report
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
 from distloss._audit.report.wording import (
+    advice,
     causes,
     headline,
     number,
     place,
     probes,
     short,
+    summary,
     verdict,
 )
 
 
-def text(report: Report, terminal: Terminal) -> str:
-    """The whole report; the coding decides what frames are drawn with."""
+def text(audits: Audits, terminal: Terminal) -> str:
+    """All reports; the coding decides what frames are drawn with."""
     from rich.console import Console
 
     written = io.BytesIO()
@@ -32,13 +35,22 @@ def text(report: Report, terminal: Terminal) -> str:
         width=terminal.width or (None if terminal.colours else 100),
         highlight=False,
     )
+    for report in audits.reports:
+        _print_report(console, report)
+        if audits.several:
+            console.print()
+    if audits.several:
+        console.print(summary(audits))
+    into.flush()
+    return written.getvalue().decode(terminal.coding)
+
+
+def _print_report(console: Any, report: Report) -> None:
     _print_head(console, report)
     for group in causes(report):
         _print_cause(console, group)
     _print_probes(console, report)
     _print_skipped(console, report)
-    into.flush()
-    return written.getvalue().decode(terminal.coding)
 
 
 def _print_head(console: Any, report: Report) -> None:
@@ -47,7 +59,7 @@ def _print_head(console: Any, report: Report) -> None:
     counts = ", ".join(str(n) for n in report.replicas)
     what = f"{report.target} on {counts} replicas ({report.engine})"
     console.print(Text(printable(f"distloss audit: {what}"), "dim"))
-    style = "bold green" if report.agrees else "bold red"
+    style = "bold green" if report.passes else "bold red"
     console.print(Text(printable(headline(report)), style))
 
 
@@ -71,7 +83,7 @@ def _print_cause(console: Any, group: list[Finding]) -> None:
         parts += [Text(""), Text(f"Variables: {short(first.variables)}")]
     if place(first):
         parts += [Text(""), Text(f"Look at: {place(first)}", "bold")]
-    parts += [Text(""), Text(printable(f"To mend it: {first.remedy}"), "cyan")]
+    parts += [Text(""), Text(printable(advice(first)), "cyan")]
     title = Text(printable(first.cause), "bold")
     console.print(Panel(Group(*parts), title=title, title_align="left"))
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from distloss._audit.report.findings import Finding, Measured, Report
 from distloss._audit.report.printable import printable
+
+if TYPE_CHECKING:
+    from distloss._audit.report.audits import Audits
+    from distloss._audit.report.findings import Finding, Measured, Report
 
 
 def causes(report: Report) -> list[list[Finding]]:
@@ -20,12 +25,42 @@ def headline(report: Report) -> str:
     """The verdict in one line."""
     if report.agrees:
         return "Gradients agree: one batch, one update, however it is split."
-    causes = list(dict.fromkeys(f.cause for f in report.findings))
-    names = ", ".join(causes)
+    wrong = _causes(f for f in report.findings if not f.accepted)
+    accepted = _causes(f for f in report.findings if f.accepted)
     same = report.measured and all(one.agrees for one in report.measured)
-    if same and "not-reduced" not in causes:
-        return f"Gradients agree on each split that ran; wrong all the same: {names}."
-    return f"Gradients differ: {names}."
+    if same and "not-reduced" not in (*wrong, *accepted):
+        told = "Gradients agree on each split that ran"
+        told += f"; wrong all the same: {', '.join(wrong)}." if wrong else "."
+    else:
+        told = (
+            f"Gradients differ: {', '.join(wrong)}." if wrong else "Gradients differ."
+        )
+    return f"{told} Accepted: {', '.join(accepted)}." if accepted else told
+
+
+def _causes(findings: Iterable[Finding]) -> list[str]:
+    """The names of causes, each once."""
+    return list(dict.fromkeys(finding.cause for finding in findings))
+
+
+def summary(audits: Audits) -> str:
+    """How many targets agree, in one line."""
+    passing = sum(report.passes for report in audits.reports)
+    counts = {
+        "agree": sum(report.agrees for report in audits.reports),
+        "differ": len(audits.reports) - passing,
+        "could not be checked": len(audits.unchecked),
+    }
+    counts["differ as accepted"] = passing - counts["agree"]
+    told = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+    return f"Of {sum(counts.values())} targets: {told}."
+
+
+def advice(finding: Finding) -> str:
+    """What to change, or why nothing is."""
+    if finding.accepted:
+        return f"Accepted: {finding.accepted}"
+    return f"To mend it: {finding.remedy}"
 
 
 def place(finding: Finding) -> str:
