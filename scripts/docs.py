@@ -5,6 +5,8 @@ scripts/docs --site FOLDER   # another place than site/
 """
 
 import argparse
+import functools
+import http.server
 import os
 import pathlib
 import re
@@ -12,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = ROOT / "scripts" / "_docs"
@@ -49,18 +53,55 @@ def lay_out(folder: pathlib.Path) -> None:
 def build(folder: pathlib.Path, site: pathlib.Path) -> int:
     """Runs MkDocs, for which a warning is an error; its exit code."""
     settings = {"DISTLOSS_ROOT": str(ROOT), "DISTLOSS_SITE": str(site)}
+    settings["DISTLOSS_SECTIONS"] = str(OURS / "sections.py")
     settings["NO_MKDOCS_2_WARNING"] = "1"  # about a release that is not this one
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **settings}, check=False
+        command,
+        cwd=folder,
+        env={**os.environ, **settings},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
+    # with --quiet, --strict would count no warnings
+    lines = done.stderr.splitlines()
+    told = [line for line in lines if not line.startswith("INFO")]
+    print("\n".join(told), file=sys.stderr)
     return done.returncode
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and says nothing of it."""
+
+    def end_headers(self) -> None:
+        """Tells linkchecker that it need not spare this server."""
+        self.send_header("LinkChecker", "welcome")
+        super().end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves somebody who hangs up when he has seen enough."""
+
+    def handle_error(self, *_: Any) -> None:
+        """Nothing: what was not served is a wrong link."""
 
 
 def check_links(site: pathlib.Path) -> int:
     """Whether links and pictures of the pages are there; exit code of linkchecker."""
-    command = [sys.executable, "-m", "linkcheck", "--no-warnings", "--no-status"]
-    return subprocess.run([*command, str(site / "index.html")], check=False).returncode
+    serve = functools.partial(Files, directory=site)
+    with Server(("127.0.0.1", 0), serve) as server:
+        # not read as files: linkchecker gives up the rights of root, which it may need
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [sys.executable, "-m", "linkcheck", "--no-status"]
+        command += ["--config", str(OURS / "linkchecker.ini")]
+        address = f"http://127.0.0.1:{server.server_port}/index.html"
+        done = subprocess.run([*command, address], check=False)
+        server.shutdown()
+    return done.returncode
 
 
 def main() -> int:
