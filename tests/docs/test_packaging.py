@@ -200,6 +200,22 @@ def test_commands_run_without_a_checkout(installed, command, code, words):
     assert words in done.stdout + done.stderr
 
 
+def test_horovod_is_built_for_the_python_of_the_active_environment(tmp_path):
+    """Found on PATH, and known by its place: horovodrun lies beside it."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$2" = "" ] || exit 1\n')  # without TensorFlow
+    python.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts" / "install_horovod"],
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"no TensorFlow in the environment of {python}." in done.stderr
+
+
 def test_the_command_is_announced(dist):
     with zipfile.ZipFile(dist[1]) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
