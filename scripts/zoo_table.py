@@ -1,4 +1,4 @@
-"""Audits the zoo, and writes its tables: into README.md, and into that of the zoo.
+"""Audits the zoo, and writes its two tables into its README.
 
 Each entry of `examples/zoo` is audited twice, `wrong` and `mended`. The table says what
 the audit said; an entry whose verdict is not the one that it promises is an error.
@@ -17,8 +17,10 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 ZOO = ROOT / "examples" / "zoo"
-README = ROOT / "README.md"
-BEGIN, END = "<!-- table: scripts/zoo_table.py -->", "<!-- end of table -->"
+README = ZOO / "README.md"
+AUDITED = "<!-- table: scripts/zoo_table.py, audited -->"
+WITHOUT_ENTRY = "<!-- table: scripts/zoo_table.py -->"
+END = "<!-- end of table -->"
 
 sys.path.insert(0, str(ZOO))
 from _entry import Entry, links  # noqa: E402
@@ -84,7 +86,7 @@ def _numbers(finding: dict) -> str:
 def row(name: str, entry: Entry, report: dict | None) -> str:
     """One line of the table."""
     where = "<br>".join(links(entry.reported))
-    title = f"[{entry.title}](examples/zoo/{name}.py)"
+    title = f"[{entry.title}]({name}.py)"
     cells = [entry.bug, title, where, said(report), entry.mended_by]
     return f"| {' | '.join(cells)} |"
 
@@ -124,12 +126,12 @@ def not_run() -> list[str]:
     return lines
 
 
-def write(readme: pathlib.Path, lines: list[str]) -> None:
-    """Puts `lines` between the two markers of a README."""
-    before, _, rest = readme.read_text().partition(BEGIN)
+def write(begin: str, lines: list[str]) -> None:
+    """Puts `lines` between `begin` and the end of that table."""
+    before, _, rest = README.read_text().partition(begin)
     _, _, after = rest.partition(END)
     body = "\n".join(["", *lines, ""])
-    readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
+    README.write_text(f"{before}{begin}\n{body}\n{END}{after}")
 
 
 def main() -> int:
@@ -145,8 +147,8 @@ def main() -> int:
         lines, problems = table(
             folder or pathlib.Path(temporary), kept_only=options.kept_only
         )
-    write(README, lines)
-    write(ZOO / "README.md", not_run())
+    write(AUDITED, lines)
+    write(WITHOUT_ENTRY, not_run())
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -48,8 +48,8 @@ def audit(  # noqa: PLR0913
 
     Compared is the gradient that reaches the update rule (after unscaling, reduction
     and clipping), on even and uneven splits, with an empty shard, with clipping on and
-    off, with an infinite row: see the README, "Audit". Each number of replicas is a
-    process of its own; nothing in this one changes.
+    off, with an infinite row: see examples/guides/audit.md. Each number of replicas
+    is a process of its own; nothing in this one changes.
 
     Args:
       build: takes nothing and returns `(model, batch)`. It is called inside

@@ -59,7 +59,7 @@ def mean_share(
       >>> float(mean_share([2.0, 4.0], [1.0, 3.0], replicas=OneDevice()))
       3.5
 
-    Reference: README, "The formula".
+    Reference: examples/guides/formula.md.
     """
     replicas = replicas_or_current_strategy(replicas)
     values = numbers(values, "values")

@@ -105,7 +105,7 @@ def prepare(
       >>> prepare(model) is model
       True
 
-    Reference: README, "One line".
+    Reference: examples/guides/fit.md.
     """
     parts = _checked_parts(microbatches)
     if is_model(model):

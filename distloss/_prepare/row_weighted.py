@@ -84,7 +84,7 @@ def row_weighted(
       >>> weight.numpy().tolist()
       [2.0]
 
-    Reference: README, "Own steps".
+    Reference: examples/guides/own_loops.md.
     """
     _check_arguments(step, held)
     replicas_or_current_strategy(replicas)  # refuses what says nothing of replicas

@@ -39,7 +39,7 @@ class DriftGuard(Callback):
       >>> from distloss.callbacks import DriftGuard
       >>> callbacks = [DriftGuard(every=100)]  # for model.fit
 
-    Reference: README, "Horovod".
+    Reference: examples/guides/horovod.md.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ class DistributedLoss(GlobalLoss, keras.losses.Loss):
       >>> float(loss([[0.0], [0.0]], [[1.0], [3.0]], sample_weight=[3.0, 1.0]))
       3.0
 
-    Reference: README, "The formula".
+    Reference: examples/guides/formula.md.
     """
 
     saving = keras.saving

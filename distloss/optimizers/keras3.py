@@ -83,7 +83,7 @@ class DistributedOptimizer(MicroSteps):
       >>> weight.numpy().tolist()
       [2.5]
 
-    Reference: README, "The optimizer".
+    Reference: examples/guides/precision_and_clipping.md.
     """
 
     def __new__(cls, optimizer: Any, **arguments: Any) -> DistributedOptimizer:

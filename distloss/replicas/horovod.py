@@ -81,7 +81,7 @@ class HorovodReplicas(Replicas):
       >>> HorovodReplicas(process_set=[0, 1]).process_set
       (0, 1)
 
-    Reference: README, "Horovod".
+    Reference: examples/guides/horovod.md.
     """
 
     process_set: Any = None

@@ -1,4 +1,4 @@
-"""What an entry of the zoo says about itself, for the table in the README."""
+"""What an entry of the zoo says about itself, for the table in its README."""
 
 from dataclasses import dataclass
 

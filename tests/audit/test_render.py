@@ -107,7 +107,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, form, missing):
     check_installed("json")
 
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+GUIDE = pathlib.Path(__file__).parents[2] / "examples" / "guides" / "audit.md"
 ROOM = distloss._audit.report
 
 
@@ -118,7 +118,7 @@ def test_each_file_of_a_format_is_in_the_table():
     assert {one.name: one for one in found} == FORMATS
 
 
-def test_the_command_and_readme_offer_the_formats_of_the_table(capsys):
+def test_the_command_and_guide_offer_the_formats_of_the_table(capsys):
     parser = cli._parser()
     for name in FORMATS:
         arguments = ["audit", "x.py:build", "--format", name]
@@ -127,7 +127,7 @@ def test_the_command_and_readme_offer_the_formats_of_the_table(capsys):
         else:
             with pytest.raises(SystemExit):
                 parser.parse_args(arguments)
-    listed = re.search(r"\*\*Formats\*\*: (.*?) JSON:", README.read_text(), re.DOTALL)
+    listed = re.search(r"\*\*Formats\*\*: (.*?) JSON:", GUIDE.read_text(), re.DOTALL)
     assert all(
         f"`{name}`" in listed.group(1).replace("--format ", "") for name in OFFERED
     )

@@ -1,9 +1,7 @@
-"""The table of checks: every cause is in it once, and README lists them all."""
+"""The table of checks: every cause is in it once."""
 
 import importlib
-import pathlib
 import pkgutil
-import re
 
 import pytest
 
@@ -11,19 +9,7 @@ from distloss._audit.checks import causes
 from distloss._audit.checks.cause import Cause
 from distloss._audit.checks.table import CAUSES, CHECKS
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
 FILES = [name for _, name, _ in pkgutil.iter_modules(causes.__path__)]
-
-
-def listed_in(text):
-    """The causes of README's list."""
-    found = re.search(r"^Causes: (.*?)\.$", text, re.DOTALL | re.MULTILINE)
-    return re.findall(r"`([a-z-]+)`", found.group(1))
-
-
-def test_readme_lists_the_causes_of_the_table():
-    listed = listed_in(README.read_text())
-    assert sorted(listed) == sorted(CAUSES)
 
 
 @pytest.mark.parametrize("name", FILES)

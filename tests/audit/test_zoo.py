@@ -58,7 +58,7 @@ def test_an_entry_says_where_it_was_reported(name):
         f"https://github.com/{r.split('#')[0]}/" in source for r in entry.reported
     )
     assert name[:1].upper() == entry.bug[0] or name == "a05_horovod_average"
-    assert f"(examples/zoo/{name}.py)" in zoo_table.README.read_text()
+    assert f"[{entry.title}]({name}.py)" in zoo_table.README.read_text()
 
 
 def cause_of(name):

@@ -124,7 +124,7 @@ class Report:
         return all(finding.accepted for finding in self.findings)
 
     def to_json(self) -> str:
-        """The report as JSON, in the schema that the README documents."""
+        """The report as JSON, in the schema that the guide of the audit documents."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
