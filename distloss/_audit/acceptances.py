@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -44,8 +45,10 @@ def reasons(settings: Settings, build: Any) -> dict[str, str]:
 def _identity(address: str, folder: pathlib.Path) -> tuple[str, str]:
     """The same for all ways to write an address: of a file its path, and the name."""
     place, name = place_and_name(address)
-    is_file = place.endswith(".py") or "/" in place
-    return os.path.realpath(folder / place) if is_file else place, name
+    if place.endswith(".py") or "/" in place:
+        with contextlib.suppress(ValueError):  # no file can have such a name
+            place = os.path.realpath(folder / place)
+    return place, name
 
 
 def accepted(report: Report, reasons: dict[str, str]) -> Report:

@@ -318,7 +318,7 @@ def test_in_a_workflow_paths_lead_from_the_top_of_the_repository(folder, monkeyp
     assert addresses() == {f"{folder.name}/train.py"}
     monkeypatch.setenv("GITHUB_WORKSPACE", str(folder))
     assert addresses() == {"train.py"}
-    assert in_repository("..py") == "..py"
+    assert in_repository(str(folder / "..py")) == "..py"
     assert in_repository(str(folder / "train.py")) == "train.py"
     monkeypatch.setenv("GITHUB_WORKSPACE", str(folder / "package"))
     assert addresses() == {"train.py"}

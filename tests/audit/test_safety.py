@@ -19,6 +19,7 @@ from distloss import cli
 from distloss._audit import keeper as keeper_module
 from distloss._audit.report import render
 from distloss._audit.report import text as text_format
+from distloss._audit.report.audits import Audits
 from distloss._audit.report.findings import Finding, Measured, Report, Skipped
 from distloss._audit.report.format import Terminal
 
@@ -267,7 +268,7 @@ def test_control_characters_are_shown_and_never_sent(form):
 
 def test_colours_are_the_only_control_characters():
     wide = Terminal(colours=True, width=4000)
-    shown = text_format.text(hostile_report(), wide)
+    shown = text_format.text(Audits((hostile_report(),)), wide)
     assert ESCAPE not in shown
     assert OVERRIDE not in shown
     assert SHOWN in shown

@@ -61,6 +61,7 @@ def test_autograph_converts_the_lines_that_run(file):
 
 
 def test_a_traceback_shows_the_lines_that_run(file):
+    assert linecache.getlines(str(file))
     module = executed(file, INSTEAD)
     try:
         module.fails()
