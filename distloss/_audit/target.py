@@ -146,7 +146,7 @@ def _pickled(build: Any, folder: pathlib.Path) -> dict[str, Any]:
     except ImportError as error:
         raise AuditError(
             "Expected cloudpickle, to hand a function that cannot be imported to a "
-            "child process. It is not installed. Run pip install 'distloss[report]', "
+            "child process. It is not installed. Run pip install cloudpickle, "
             "or move build() to the top of a module."
         ) from error
     path = folder / "build.pickle"

@@ -76,7 +76,7 @@ def check_installed() -> None:
     except ImportError as error:
         raise LintError(
             "Expected LibCST, with which lint reads source code. It is not installed. "
-            "Run pip install 'distloss[lint]'."
+            "Run pip install libcst."
         ) from error
 
 

@@ -50,7 +50,7 @@ def check_installed(form: str) -> None:
         if not _is_there(name):
             raise AuditError(
                 f"Expected the package {name} for --format {form}. It is not "
-                "installed. Run pip install 'distloss[report]', or use --format json."
+                f"installed. Run pip install {name}, or use --format json."
             )
 
 
