@@ -69,7 +69,7 @@ def check_installed() -> None:
     """Refuses to go on without LibCST.
 
     Raises:
-      LintError: it is not installed; names the extra that brings it.
+      LintError: it is not installed.
     """
     try:
         import libcst  # noqa: F401

@@ -100,9 +100,9 @@ def test_a_good_report_is_good_in_each_format():
 
 
 @pytest.mark.parametrize(("form", "missing"), [("text", "rich"), ("html", "jinja2")])
-def test_a_missing_package_is_named_with_its_extra(monkeypatch, form, missing):
+def test_a_missing_package_is_named(monkeypatch, form, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(AuditError, match=r"distloss\[report\]"):
+    with pytest.raises(AuditError, match=f"pip install {missing}"):
         check_installed(form)
     check_installed("json")
 

@@ -44,7 +44,7 @@ def check_installed(form: str) -> None:
     """Refuses early, before anything is measured, what could not be written later.
 
     Raises:
-      AuditError: a package is missing; names the extra that brings it.
+      AuditError: a package is missing.
     """
     for name in FORMATS[form].needs:
         if not _is_there(name):
