@@ -58,8 +58,7 @@ def test_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     with step_scope(step):
         step.y_pred = predictions(model, step, x, training=False)
         loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=False)
-    whole = versions.times_replicas(loss)
-    track_loss(model, whole, step.rows)
+    track_loss(model, _whole_of_rows(step, loss), step.rows)
     return _measured(model, replicas, step, data)
 
 
@@ -131,7 +130,12 @@ def _updated_by_itself(
         scaled = model.optimizer.scale_loss(loss)
     gradients, _ = gradients_of(model, tape, scaled, [])
     apply(model, step, of_rows(step, gradients))
-    return versions.times_replicas(loss), step.rows
+    return _whole_of_rows(step, loss), step.rows
+
+
+def _whole_of_rows(step: StepContext, loss: tf.Tensor) -> tf.Tensor:
+    """The loss of the whole batch, which trackers multiply by this replica's rows."""
+    return step.of_rows(versions.times_replicas(loss))  # infinity times 0 is NaN
 
 
 def _measured(

@@ -456,3 +456,14 @@ def test_a_clone_can_be_compiled_with_the_same_loss(four):
         if KERAS < (3, 10):
             distloss.prepare(clone)
     assert_same(one_small_epoch(clone), one_small_epoch(model), tolerance=1e-6)
+
+
+def test_an_infinite_loss_is_reported_where_replicas_have_no_rows(four):
+    """Of 9 rows in batches of 8 three replicas have none at last: inf * 0 is NaN."""
+    x = np.ones([9, 1], np.float32)
+    y = np.array([[np.inf], *[[0.0]] * 7, [np.inf]], np.float32)
+    with four.scope():
+        model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    distloss.prepare(model)
+    assert model.evaluate(x, y, batch_size=8, verbose=0) == np.inf
