@@ -131,8 +131,10 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
         return given()
     is_plain = sample_weight is None and mask is None and reduction != "sum"
     if is_plain and counts_like_rows(values, step):
+        denominators.note_element_losses(values)
         return given()
     local = reduce.weighted(values, sample_weight, mask)
+    denominators.note_element_losses(local.elements)
     weight = reduce.weight_of(local, reduction, step.replicas)
     sharing = reduce.sharing_of(local, reduction)
     mean = step.mean_of(reduce.total(local), weight, f"loss_{reduction}", sharing)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras.model_hooks import Hook
 from distloss._prepare import tf_keras_own
-from distloss._prepare.found import is_distributed
+from distloss._prepare.found import distributed
 from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
 from distloss._prepare.tf_keras_steps import (
     are_distributed,
@@ -18,13 +18,15 @@ from distloss._prepare.tf_keras_steps import (
     train_step,
     train_step_in_parts,
 )
+from distloss._types import OnNonfinite
 from distloss.losses.global_loss import to_compile
 from distloss.losses.tf_keras import distributed_loss
-from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
 
 
-def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
+def prepared(
+    model: Any, replicas: Replicas | None, parts: int, on_nonfinite: OnNonfinite | None
+) -> Any:
     """`model`, of which each batch makes one update, as `distloss.prepare` says."""
     has_own_steps = tf_keras_own.has_own_steps(model)
     # One with a step of its own may keep all its optimizers elsewhere.
@@ -33,11 +35,12 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     _check_replicas(replicas_or_current_strategy(replicas))
     _check_scope(model)
     if has_own_steps:
-        return tf_keras_own.prepared(model, replicas, parts)
+        return tf_keras_own.prepared(model, replicas, parts, on_nonfinite)
     with model.distribute_strategy.scope():
         _wrap_losses(model, replicas)
-        if not is_distributed(model.optimizer):
-            model.optimizer = DistributedOptimizer(model.optimizer, replicas=replicas)
+        optimizer = distributed(model.optimizer, replicas, on_nonfinite)
+        if optimizer is not model.optimizer:
+            model.optimizer = optimizer
     _override_methods(model, replicas_or_current_strategy(replicas), parts)
     model._reset_compile_cache()  # functions that hold what was
     return model

@@ -63,6 +63,7 @@ class GlobalLoss(denominators.Announces):
         """The loss of this replica's rows."""
         mask = _joint_mask(y_pred, values)
         local = reduce.weighted(values, sample_weight, mask)
+        denominators.note_element_losses(local.elements)
         if self.global_reduction == "none":
             return local.elements
         if self.global_reduction == "mean_of_row_means":
