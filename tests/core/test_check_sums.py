@@ -26,7 +26,7 @@ def made(optimizer=None, **compiled):
 
 
 def step(model, x=X, y=Y):
-    model.fit(x, y, batch_size=len(x), shuffle=False, verbose=0)
+    model.train_on_batch(x, y)
 
 
 def state_of(model):
@@ -66,4 +66,4 @@ def test_what_goes_wrong_is_caught_in_its_step(hurt, kind):
         assert error.variables == ("net/hidden/kernel",)
     fault.kind = None
     step(model)
-    assert int(model.optimizer.iterations) == 4
+    assert model.optimizer.iterations.numpy() == 4
