@@ -121,7 +121,9 @@ def false_alarms(count, seed, found=None):
         scale = 10.0 ** rng.uniform(-8, 8)
         own_seed = int(rng.integers(1 << 30))
         if not checks[replicas, dtype](kind, sizes, scale, own_seed):
-            alarms.append((replicas, dtype, KINDS[kind], sizes.tolist(), scale, own_seed))
+            alarms.append(
+                (replicas, dtype, KINDS[kind], sizes.tolist(), scale, own_seed)
+            )
         done[dtype] += 1
     return done, alarms
 

@@ -66,10 +66,10 @@ class Evidence(NamedTuple):
     @classmethod
     def from_flat(cls, values: Sequence[Any], layout: Layout) -> Evidence:
         """What `flat` made."""
-        single, rest = list(values[:7]), list(values[7:])
         count = len(layout.groups)
-        local, summed = rest[:count], rest[count : 2 * count]
-        return cls(*single, local, summed, rest[2 * count :])
+        rest = list(values[7:])
+        lists = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        return cls._make([*values[:7], *lists])
 
 
 class CheckedSums(NamedTuple):

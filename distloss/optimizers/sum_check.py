@@ -21,7 +21,8 @@ from distloss._formula.checked_sums import Evidence, checked_sums, looked_at
 from distloss._formula.reduce import without_autograph
 from distloss._types import Gradient
 from distloss.optimizers import sum_errors
-from distloss.optimizers.sum_verdict import Known, Verdict, verdict_of
+from distloss.optimizers.sum_known import Known, Verdict, listed
+from distloss.optimizers.sum_verdict import verdict_of
 from distloss.replicas import Replicas, current_strategy
 from distloss.replicas.pairs import pairs_with_wrong_sums
 
@@ -93,9 +94,9 @@ class SumCheck:
     def update(
         self,
         replicas: Replicas,
-        apply: Callable[[list[Any], Sequence[Any]], None],
+        apply: Callable[[list[Any], list[Any]], None],
         sums: list[Any],
-        variables: Sequence[Any],
+        variables: list[Any],
         may_update: tf.Tensor,
     ) -> None:
         """`apply(sums, variables)`, where that may be."""
@@ -117,8 +118,7 @@ class SumCheck:
             return True
         step = int(found[0].step)
         if verdict.is_corrupted:
-            receivers = [int(one.index) for one in found]
-            raise _corrupted(verdict, step, place, receivers)
+            raise _corrupted(verdict, step, place)
         self.nonfinite_steps += 1
         if self.is_scaled:
             return True
@@ -174,20 +174,14 @@ def _name(index: int, place: _Place) -> str:
     return place.replicas[index] if known else f"replica {index}"
 
 
-def _corrupted(
-    verdict: Verdict, step: int, place: _Place, receivers: list[int]
-) -> CorruptedSumError:
-    named = [index for index in verdict.replicas if index in receivers] or receivers
-    where = ", ".join(_name(index, place) for index in named)
-    listed = ", ".join(f"`{name}`" for name in verdict.variables[:5])
-    more = len(verdict.variables) - 5
-    listed += f" and {more} more" if more > 0 else ""
+def _corrupted(verdict: Verdict, step: int, place: _Place) -> CorruptedSumError:
+    where = ", ".join(_name(index, place) for index in verdict.receivers)
     error = CorruptedSumError(
         f"Expected the sum of what {len(place.replicas)} replicas sent, in step "
         f"{step}. Got another one on {where}: {_named(verdict.cause, place)}. It is in "
-        f"{listed}. No update was made of it. If it comes again, train without the "
-        "device that is named, or without what connects it (for GPUs, try "
-        "NCCL_P2P_DISABLE=1 in the environment)."
+        f"{listed(verdict.variables)}. No update was made of it. If it comes again, "
+        "train without the device that is named, or without what connects it (for GPUs,"
+        " try NCCL_P2P_DISABLE=1 in the environment)."
     )
     error.step, error.replicas = step, verdict.replicas
     error.variables = verdict.variables

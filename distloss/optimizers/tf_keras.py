@@ -38,6 +38,7 @@ class SumsFirst:
 
     _distloss_replicas: Replicas | None
     _distloss_check: SumCheck | None = None
+    iterations: Any
     monitor: Monitor | None = None  # where what steps are like is noted
 
     def check_sums_and(

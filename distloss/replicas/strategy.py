@@ -203,8 +203,7 @@ class StrategyReplicas(Replicas):
 
     def described(self, index: int) -> str:
         """With its device, where that is in this process."""
-        strategy = tf.distribute.get_strategy()
-        devices = strategy.extended.worker_devices
+        devices = () if self.count() == 1 else _devices()
         if not self.is_in_one_process or index >= len(devices):
             return super().described(index)
         short = devices[index].rpartition("/device:")[2]
@@ -220,8 +219,7 @@ class StrategyReplicas(Replicas):
         Raises:
           ContextError: not replica context.
         """
-        in_process = len(tf.distribute.get_strategy().extended.worker_devices)
-        if self.count() == 1 or in_process == 1:
+        if self.count() == 1 or len(_devices()) == 1:
             return super().together(function, local)
         context = tf.distribute.get_replica_context()
         if context is None:
@@ -299,6 +297,11 @@ def _meeting_others() -> Iterator[None]:
             "replicas can use on TPU only) off the inner function and put it around "
             "strategy.run(...); call the loss or optimizer outside the tf.cond."
         ) from error
+
+
+def _devices() -> tuple[str, ...]:
+    """Those of the replicas in this process."""
+    return tf.distribute.get_strategy().extended.worker_devices
 
 
 def _has_several_workers() -> bool:

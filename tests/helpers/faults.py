@@ -22,7 +22,9 @@ class Fault:
             return arrays
         if self.kind == "stale":
             return before
-        return [array * array.dtype.type(2 * (self.kind == "doubled")) for array in arrays]
+        return [
+            array * array.dtype.type(2 * (self.kind == "doubled")) for array in arrays
+        ]
 
     def received(self, index, *arrays):
         if self.kind not in RECEIVED or index != self.at:
