@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ class Layout(NamedTuple):
     bits: int
     dtypes: tuple[tf.DType, ...]
     losses: int
+
+    @property
+    def blocks(self) -> int:
+        """Of all groups."""
+        return sum(group.blocks for group in self.groups)
 
 
 class Evidence(NamedTuple):
@@ -110,7 +116,15 @@ def checked_sums(
     _refuse_compiled()
     local = [tensor for part in parts for tensor in part]
     groups = checksums.groups_of(parts)
-    before = [checksums.checksums(g, local, step, is_sum=False) for g in groups]
+    draw = functools.partial(checksums.drawn, step)
+    # of tensors, which may be lengths here, Python knows no hash
+    of_length = functools.cache(draw)
+    before = [
+        checksums.of_parts(
+            group, local, lambda n: of_length(n) if isinstance(n, int) else draw(n)
+        )
+        for group in groups
+    ]
     sent = _numbers(step, before)
     wire = _wire_of(parts)
     bits = checksums.bits_per_word(replicas.sent_as(wire))
@@ -119,7 +133,10 @@ def checked_sums(
     *sums, received = replicas.sum_gradients([*local, tf.cast(slots, wire)], name)
     received = tf.cast(replicas.as_sum(received), tf.float32)
     received = tf.reshape(received, [replicas.count_as(tf.int32), -1])
-    after = [checksums.checksums(g, sums, step, is_sum=True) for g in groups]
+    after = [
+        checksums.of_sums(group, sums, one)
+        for group, one in zip(groups, before, strict=True)
+    ]
     layout = Layout(
         tuple(groups),
         bits,
@@ -177,10 +194,10 @@ def _wire_of(parts: Sequence[Sequence[Gradient]]) -> tf.DType:
 
 
 def _numbers(step: tf.Tensor, found: Sequence[Checksums]) -> tf.Tensor:
-    parts = [tf.cast(step, tf.float64)[tf.newaxis]]
-    for one in found:
-        parts += [one.sums, one.norms]
-    return tf.concat(parts, 0)
+    """The step, S of all blocks of all groups, and the norms of all."""
+    own = tf.cast(step, tf.float64)[tf.newaxis]
+    sums, norms = [one.sums for one in found], [one.norms for one in found]
+    return tf.concat([own, *sums, *norms], 0)
 
 
 def _slots(words: tf.Tensor, replicas: Replicas) -> tf.Tensor:
@@ -198,47 +215,42 @@ def _tolerances(
     additions = replicas.count_as(tf.float64) - 1.0
     if not replicas.sums_are_exact:  # also rounded to be sent, and when divided
         additions += 3.0
-    found = []
-    for at, (group, dtype, one) in enumerate(
-        zip(layout.groups, layout.dtypes, after, strict=True)
-    ):
-        _, norms = of_group(numbers, layout, at)
-        roundings = 0.0 if group.is_sparse and replicas.sums_are_exact else additions
-        length = tf.shape(one.values)[1]
-        rounding = Rounding(dtype, roundings)
-        found.append(checksums.tolerance(group, norms, length, rounding))
-    return tf.concat(found, 0)
+    relative, absolute = [], []
+    for group, dtype, one in zip(layout.groups, layout.dtypes, after, strict=True):
+        is_copied = group.is_sparse and replicas.sums_are_exact
+        rounding = Rounding(dtype, 0.0 * additions if is_copied else additions)
+        length = one.values.shape[1] or tf.shape(one.values)[1]
+        found = checksums.tolerance(group, length, rounding)
+        relative.append(tf.fill([group.blocks], found.relative))
+        absolute.append(tf.fill([group.blocks], found.absolute))
+    norms = tf.reduce_sum(numbers[:, 1 + layout.blocks :], 0)
+    return tf.concat(relative, 0) * norms + tf.concat(absolute, 0)
 
 
 def of_group(numbers: Any, layout: Layout, at: int) -> tuple[Any, Any]:
     """S and norms of group `at` of all replicas, `[replicas, blocks]` each."""
-    first = 1 + 2 * sum(group.blocks for group in layout.groups[:at])
-    middle = first + layout.groups[at].blocks
-    last = middle + layout.groups[at].blocks
-    return numbers[:, first:middle], numbers[:, middle:last]
+    first = 1 + sum(group.blocks for group in layout.groups[:at])
+    last, norms = first + layout.groups[at].blocks, layout.blocks
+    return numbers[:, first:last], numbers[:, norms + first : norms + last]
 
 
-def expected_sums(numbers: tf.Tensor, layout: Layout) -> tf.Tensor:
+def expected_sums(numbers: Any, layout: Layout) -> Any:
     """The sums of all S over replicas, of all blocks one after the other."""
-    found = [of_group(numbers, layout, at)[0] for at in range(len(layout.groups))]
-    return tf.reduce_sum(tf.concat(found, 1), 0)
+    return tf.reduce_sum(numbers[:, 1 : 1 + layout.blocks], 0)
 
 
 def _is_clean(evidence: Evidence, layout: Layout) -> tf.Tensor:
-    own = checksums.words(evidence.sent, layout.bits)
-    of_step = tf.cast(evidence.step, tf.float64)
-    off = tf.abs(evidence.sums - expected_sums(evidence.numbers, layout))
-    return tf.reduce_all(
-        tf.stack(
-            [
-                tf.reduce_all(tf.round(evidence.received[evidence.index]) == own),
-                tf.reduce_all(evidence.numbers[:, 0] == of_step),
-                # not where one of them is NaN
-                tf.reduce_all(off <= evidence.tolerances),
-                tf.reduce_all(tf.math.is_finite(evidence.tolerances)),
-            ]
-        )
-    )
+    received, numbers = evidence.received, evidence.numbers
+    sent = checksums.words(evidence.sent, layout.bits)
+    off = tf.abs(evidence.sums - expected_sums(numbers, layout))
+    # All of these are False where one of them is NaN.
+    are_right = [
+        tf.round(received[evidence.index]) == sent,
+        numbers[:, 0] == tf.cast(evidence.step, tf.float64),
+        off <= evidence.tolerances,
+        evidence.tolerances < evidence.tolerances.dtype.max,
+    ]
+    return tf.reduce_all(tf.concat(are_right, 0))
 
 
 def in_parts(

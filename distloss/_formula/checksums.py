@@ -24,15 +24,25 @@ and independently of x. This is how far rounding may go:
   probability below 2 exp(-D^2 / 2), 3e-8 for D = 6. Rounding errors are rarely as large
   as their bounds, so that a false alarm is much less likely than that.
 
-So a change of what is summed shows if it moves S by more than `tolerance` says: for one
-element, by 2 * 6 * (2.2 (N - 1) u + 32 u') times the sum of the replicas' norms of its
-block, where u' is 2^-24 for float32 and 0 for other dtypes. With 4 replicas whose
-gradients are alike and blocks of 1000 elements that is 0.4 % of an element of ordinary
-size in float32 (its highest bits, its exponent and its sign), and more than ordinary
-elements in bfloat16 (the high bits of the exponent alone).
+So S may be off by 6 (2.2 (N - 1) u + 32 u') times the sum of the replicas' norms of a
+block, where u' is 2^-24 for float32 and 0 for other dtypes. A change of one element
+shows if it is larger than that, divided by its weight, and surely where it is 8 times
+as large. This is the border for 4 replicas of like size, in blocks of 1000 elements, in
+elements of ordinary size of one replica, and what it means for flipped bits:
 
-Squares are added up in the dtype itself for float32: elements above 1e19 are taken for
-infinite ones, and what is smaller than 1e-19 is checked as if it were that large.
+    float64    1e-11     the exponent, the sign and the 36 highest bits of the fraction
+    float32    0.002     the exponent, the sign and the 8 highest bits of the fraction
+    float16    1         the highest bits of the exponent, of ordinary elements the sign
+    bfloat16   9         the highest bits of the exponent
+
+The border grows with the root of the elements of a block, which is a large tensor, or a
+part of what small ones have together. A part that is missing, counts twice or is
+another one shows in its slot, whatever the border. If a piece of it alone is, the
+number of a block moves by about its norm there, which in bfloat16 is below the border
+from about 8 replicas on.
+
+Squares of float32 are added up in float32: where elements are above 1e19 nothing is
+said about a block, and what is below 1e-19 is checked as if it were that large.
 
 Reference: Hoeffding, Probability inequalities for sums of bounded random variables,
 1963; algorithm-based fault tolerance, Huang and Abraham, 1984.
@@ -40,7 +50,7 @@ Reference: Hoeffding, Probability inequalities for sums of bounded random variab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +58,10 @@ import tensorflow as tf
 
 from distloss._types import Gradient
 
-BLOCKS = 16  # of what is summed in one dtype, at most
+BLOCKS = 16  # of small tensors of one dtype, at most
+_LARGE = 4096  # elements of a tensor that is a block by itself, and is not copied
 _PER_BLOCK = 64  # elements, at least
+_SINGLE = 8  # elements, each of which is its own number, such as denominators
 _DEVIATIONS = 6.0
 _SEED = 0x5C5
 _WIDE = tf.float64
@@ -65,14 +77,16 @@ class Group(NamedTuple):
     Attributes:
       at: where its tensors are in what is summed.
       dtype: theirs.
-      is_sparse: whether it is `tf.IndexedSlices`.
       blocks: how many numbers it has.
+      is_sparse: whether it is `tf.IndexedSlices`.
+      is_single: whether each element is its own number.
     """
 
     at: tuple[int, ...]
     dtype: tf.DType
-    is_sparse: bool
     blocks: int
+    is_sparse: bool = False
+    is_single: bool = False
 
 
 def groups_of(parts: Sequence[Sequence[Gradient]]) -> list[Group]:
@@ -87,21 +101,34 @@ def groups_of(parts: Sequence[Sequence[Gradient]]) -> list[Group]:
         by_dtype: dict[tf.DType, list[int]] = {}
         for at, tensor in enumerate(part, first):
             if isinstance(tensor, tf.IndexedSlices):
-                groups.append(Group((at,), tensor.dtype, True, 1))
+                groups.append(Group((at,), tensor.dtype, 1, is_sparse=True))
             else:
                 by_dtype.setdefault(tensor.dtype, []).append(at)
         for dtype, indices in by_dtype.items():
-            sizes = [part[at - first].shape.num_elements() for at in indices]
-            groups.append(Group(tuple(indices), dtype, False, _block_count(sizes)))
+            sizes = {at: part[at - first].shape.num_elements() for at in indices}
+            large = [at for at, size in sizes.items() if _is_large(size)]
+            small = {at: size for at, size in sizes.items() if at not in large}
+            groups += [Group((at,), dtype, 1) for at in large]
+            if small:
+                groups.append(_group_of(tuple(small), dtype, [*small.values()]))
         first += len(part)
     return groups
 
 
-def _block_count(sizes: list[int | None]) -> int:
+def _is_large(size: int | None) -> bool:
+    return size is not None and size >= _LARGE and size % len(_ROW) == 0
+
+
+def _group_of(
+    at: tuple[int, ...], dtype: tf.DType, sizes: Sequence[int | None]
+) -> Group:
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
-        return BLOCKS
-    return max(1, min(BLOCKS, sum(known) // _PER_BLOCK))
+        return Group(at, dtype, BLOCKS)
+    size = sum(known)
+    if 0 < size <= _SINGLE:
+        return Group(at, dtype, size, is_single=True)
+    return Group(at, dtype, max(1, min(BLOCKS, size // _PER_BLOCK)))
 
 
 class Checksums(NamedTuple):
@@ -111,76 +138,105 @@ class Checksums(NamedTuple):
       values: `[blocks, length]`, what was summed; of slices, their values `[1, n]`.
       sums: float64 `[blocks]`, S.
       norms: float64 `[blocks]`; of a sum None, for nobody needs them.
+      weights: float64, of rows; None where they are fixed.
     """
 
     values: tf.Tensor
     sums: tf.Tensor
     norms: tf.Tensor | None
+    weights: tf.Tensor | None
 
 
-def checksums(
-    group: Group, tensors: Sequence[Gradient], step: tf.Tensor, *, is_sum: bool
+def of_parts(
+    group: Group, tensors: Sequence[Gradient], draw: Callable[[Any], tf.Tensor]
 ) -> Checksums:
-    """The numbers of `group`, of which `tensors` holds all that is summed.
+    """The numbers of what a replica sends.
 
     Args:
       group: one of `groups_of`.
-      tensors: what is summed, or the sums.
-      step: int64 scalar, for which weights are drawn.
-      is_sum: whether they are sums, whose norms are not computed.
+      tensors: all that is summed.
+      draw: gives weights of so many rows, the same for groups of one size.
     """
+    values = _values(group, tensors)
+    if group.is_sparse:
+        sums = _sum_of_slices(tensors[group.at[0]])
+        return Checksums(values, sums, _norms(values), None)
+    if group.is_single:
+        sums = tf.cast(values[:, 0], _WIDE)
+        return Checksums(values, sums, tf.abs(sums), None)
+    rows = _row_sums(values)
+    weights = draw(rows.shape[1] or tf.shape(rows)[1])
+    return Checksums(values, tf.linalg.matvec(rows, weights), _norms(values), weights)
+
+
+def of_sums(group: Group, tensors: Sequence[Gradient], sent: Checksums) -> Checksums:
+    """The numbers of what came back, by the weights of what was `sent`."""
+    values = _values(group, tensors)
+    if group.is_sparse:
+        sums = _sum_of_slices(tensors[group.at[0]])
+    elif sent.weights is None:
+        sums = tf.cast(values[:, 0], _WIDE)
+    else:
+        sums = tf.linalg.matvec(_row_sums(values), sent.weights)
+    return Checksums(values, sums, None, sent.weights)
+
+
+def _values(group: Group, tensors: Sequence[Gradient]) -> tf.Tensor:
     chosen = [tensors[at] for at in group.at]
     if group.is_sparse:
-        return _of_slices(chosen[0], is_sum)
-    values = _in_blocks(group, chosen)
-    rows = _row_sums(values)
-    sums = tf.linalg.matvec(rows, _weights(tf.shape(rows)[1], step))
-    return Checksums(values, sums, None if is_sum else _norms(values))
-
-
-def _in_blocks(group: Group, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    sizes = [tensor.shape.num_elements() for tensor in tensors]
-    if None in sizes:
-        size: Any = tf.add_n([tf.size(tensor) for tensor in tensors])
-    else:
-        size = sum(sizes)
-    padding = tf.zeros([-size % (group.blocks * len(_ROW))], group.dtype)
-    flat = [tf.reshape(tensor, [-1]) for tensor in tensors]
-    return tf.reshape(tf.concat([*flat, padding], 0), [group.blocks, -1])
+        return tf.reshape(chosen[0].values, [1, -1])
+    flat = [tf.reshape(tensor, [-1]) for tensor in chosen]
+    sizes = [tensor.shape.num_elements() for tensor in chosen]
+    size: Any = sum(sizes) if None not in sizes else tf.add_n([*map(tf.size, flat)])
+    row = 1 if group.is_single else len(_ROW)
+    padding = -size % (group.blocks * row)
+    if not isinstance(padding, int) or padding:
+        flat.append(tf.zeros([padding], group.dtype))
+    joined = flat[0] if len(flat) == 1 else tf.concat(flat, 0)
+    return tf.reshape(joined, [group.blocks, -1])
 
 
 def _row_sums(values: tf.Tensor) -> tf.Tensor:
     """Float64 `[blocks, rows]`; where that is what they are in, elements themselves."""
     if values.dtype != tf.float32:
         return tf.cast(values, _WIDE)
-    blocks = values.shape[0]
     rows = tf.linalg.matvec(tf.reshape(values, [-1, len(_ROW)]), tf.constant(_ROW))
+    blocks = values.shape[0] or tf.shape(values)[0]
     return tf.cast(tf.reshape(rows, [blocks, -1]), _WIDE)
 
 
-def _weights(count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    seed = tf.stack([tf.cast(step, tf.int64), tf.constant(_SEED, tf.int64)])
-    drawn = tf.random.stateless_uniform(
-        [count], seed, -1.0, 1.0, dtype=_WIDE, alg="philox"
+def drawn(step: tf.Tensor, count: Any) -> tf.Tensor:
+    """Weights of `count` rows for a step, the same on all devices."""
+    uniform = tf.raw_ops.StatelessRandomUniformV2(
+        shape=[count],
+        key=tf.cast(step, tf.uint64)[tf.newaxis],
+        counter=tf.constant([_SEED, 0], tf.uint64),
+        alg=1,  # Philox
+        dtype=tf.float64,
     )
-    return 0.5 * (drawn + tf.sign(drawn))
+    return uniform - tf.cast(uniform < 0.5, _WIDE)
 
 
 def _norms(values: tf.Tensor) -> tf.Tensor:
     wide = values if values.dtype == tf.float32 else tf.cast(values, _WIDE)
-    # A product of matrices, which makes no tensor of all squares.
-    squares = tf.linalg.matmul(wide[:, tf.newaxis, :], wide[:, :, tf.newaxis])
-    return tf.sqrt(tf.cast(tf.reshape(squares, [-1]), _WIDE))
+    if values.shape[0] == 1:  # without a tensor of all squares
+        squares = 2.0 * tf.nn.l2_loss(wide)[tf.newaxis]
+    else:
+        squares = tf.reduce_sum(tf.square(wide), 1)
+    return tf.sqrt(tf.cast(squares, _WIDE))
 
 
-def _of_slices(slices: tf.IndexedSlices, is_sum: bool) -> Checksums:
-    """Those of slices in any order: their weights are those of their rows."""
-    values = tf.cast(tf.reshape(slices.values, [tf.shape(slices.values)[0], -1]), _WIDE)
+def _sum_of_slices(slices: tf.IndexedSlices) -> tf.Tensor:
+    """S of slices in any order: their weights are those of their rows."""
+    count = tf.shape(slices.values)[0]
+    width = int(np.prod(slices.values.shape[1:]))
+    if width % len(_ROW):
+        values = tf.cast(tf.reshape(slices.values, [count, width]), _WIDE)
+    else:
+        values = tf.reshape(_row_sums(slices.values), [count, -1])
     within = tf.cos(1.0 + tf.cast(tf.range(tf.shape(values)[1]), _WIDE))
     of_rows = tf.cos(1.0 + tf.cast(slices.indices, _WIDE))
-    sums = tf.reduce_sum(of_rows * tf.linalg.matvec(values, within))[tf.newaxis]
-    norms = None if is_sum else tf.norm(values)[tf.newaxis]
-    return Checksums(tf.reshape(slices.values, [1, -1]), sums, norms)
+    return tf.reduce_sum(of_rows * tf.linalg.matvec(values, within))[tf.newaxis]
 
 
 class Rounding(NamedTuple):
@@ -188,52 +244,43 @@ class Rounding(NamedTuple):
 
     Attributes:
       dtype: in which it is sent and added up.
-      roundings: float64 scalar or float, how often per element at most.
+      roundings: float64 scalar, how often per element at most.
     """
 
     dtype: tf.DType
-    roundings: Any
+    roundings: tf.Tensor
 
 
-def tolerance(
-    group: Group, norms: tf.Tensor, length: tf.Tensor, rounding: Rounding
-) -> tf.Tensor:
-    """How far S of the sum may be from the sum of all S: float64 `[blocks]`.
+class Tolerance(NamedTuple):
+    """How far S of a sum may be off: `relative` to the sum of norms, and `absolute`.
 
-    As derived at the top of this file.
-
-    Args:
-      group: whose numbers they are.
-      norms: float64 `[replicas, blocks]`.
-      length: elements of a block.
-      rounding: how its elements are rounded.
+    Float64 scalars, as derived at the top of this file.
     """
+
+    relative: tf.Tensor
+    absolute: tf.Tensor
+
+
+def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
+    """How far S of a block of `length` elements may be off."""
     wide_length = tf.cast(length, _WIDE)
-    if group.is_sparse:
-        return _tolerance_of_slices(norms, wide_length, rounding)
-    is_single = group.dtype == tf.float32
-    # What a norm of squares that are no more than zeros may be.
-    lost = 2.0**-63 if group.dtype == tf.float32 else 2.0**-511
-    spread = tf.reduce_sum(norms + lost * tf.sqrt(wide_length), 0)
-    roundings = tf.cast(rounding.roundings, _WIDE)
-    of_row = _ROW_NORM if is_single else 1.0
-    relative = of_row * roundings * unit_roundoff(rounding.dtype)
-    if is_single:
-        relative += 4.0 * len(_ROW) * unit_roundoff(tf.float32)
+    relative = rounding.roundings * unit_roundoff(rounding.dtype)
+    smallest = _smallest_step(rounding.dtype) * (rounding.roundings + 1.0)
+    exact = unit_roundoff(tf.float64)
+    if group.is_single:
+        return Tolerance(relative + 4.0 * exact, smallest)
+    root = tf.sqrt(wide_length)
+    if group.dtype == tf.float32:
+        relative = _ROW_NORM * relative + 4.0 * len(_ROW) * unit_roundoff(tf.float32)
+    if group.is_sparse:  # weights are fixed, so all errors may add up
+        return Tolerance(root * (relative + 4.0 * wide_length * exact), root * smallest)
     # Sums of float64 are wrong by less than their length times its roundoff.
-    relative += 2.0 * tf.sqrt(wide_length) * unit_roundoff(_WIDE)
-    smallest = 2.0 * len(_ROW) * (roundings + 1.0) * _smallest_step(rounding.dtype)
-    return _DEVIATIONS * (relative * spread + smallest * tf.sqrt(wide_length))
-
-
-def _tolerance_of_slices(
-    norms: tf.Tensor, length: tf.Tensor, rounding: Rounding
-) -> tf.Tensor:
-    """Slices come as they are; their weights are fixed, so all errors may add up."""
-    roundings = tf.cast(rounding.roundings, _WIDE)
-    relative = roundings * unit_roundoff(rounding.dtype)
-    relative += 4.0 * length * unit_roundoff(_WIDE)
-    return tf.reduce_sum(norms, 0) * tf.sqrt(length) * relative
+    relative += 2.0 * root * exact
+    # A norm of squares that are no more than zeros may be so large.
+    lost = root * (2.0**-63 if group.dtype == tf.float32 else 2.0**-511)
+    absolute = relative * lost * (rounding.roundings + 1.0)
+    absolute += 2.0 * len(_ROW) * smallest * root
+    return Tolerance(_DEVIATIONS * relative, _DEVIATIONS * absolute)
 
 
 def unit_roundoff(dtype: tf.DType) -> float:
