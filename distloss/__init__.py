@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from distloss._errors import BackendError, DistlossError
+from distloss._errors import (
+    BackendError,
+    CorruptedSumError,
+    DistlossError,
+    NonfiniteGradientError,
+)
 
 if TYPE_CHECKING:
     from distloss import callbacks as callbacks
@@ -29,15 +34,18 @@ if TYPE_CHECKING:
     from distloss.losses import DistributedLoss
     from distloss.metrics import GlobalMean
     from distloss.optimizers import DistributedOptimizer
+    from distloss.optimizers.sum_errors import sum_errors
     from distloss.replicas import OneDevice, StrategyReplicas
     from distloss.replicas.horovod import HorovodReplicas
 
 __all__ = [
+    "CorruptedSumError",
     "DistlossError",
     "DistributedLoss",
     "DistributedOptimizer",
     "GlobalMean",
     "HorovodReplicas",
+    "NonfiniteGradientError",
     "OneDevice",
     "Report",
     "StrategyReplicas",
@@ -46,6 +54,7 @@ __all__ = [
     "prepare",
     "regularization_share",
     "row_weighted",
+    "sum_errors",
 ]
 
 _HOME = {
@@ -61,6 +70,7 @@ _HOME = {
     "prepare": "distloss._prepare.prepare",
     "regularization_share": "distloss._formula.shares",
     "row_weighted": "distloss._prepare.row_weighted",
+    "sum_errors": "distloss.optimizers.sum_errors",
 }
 
 _MODULES = (

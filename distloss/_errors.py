@@ -48,6 +48,37 @@ class DriftError(DistlossError, RuntimeError):
     """Replicas hold different weights."""
 
 
+class CorruptedSumError(DistlossError, RuntimeError):
+    """A sum over replicas is not the sum of what they sent.
+
+    Attributes:
+      step: the number of the update that was not made, from 1.
+      replicas: the replicas whose part is wrong, or else those that received it wrong.
+      variables: the names of those whose gradients are, or may be, affected.
+      pairs: pairs of replicas whose sums were still wrong when they were tried after
+        the step; empty where there was none, or where it could not be tried.
+    """
+
+    step: int = 0
+    replicas: tuple[int, ...] = ()
+    variables: tuple[str, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
+class NonfiniteGradientError(DistlossError, FloatingPointError):
+    """A gradient that was summed over replicas is not finite.
+
+    Attributes:
+      step: the number of the update that was not made, from 1.
+      replicas: those on which it was not finite before the sum.
+      variables: the names of those whose gradients are not finite.
+    """
+
+    step: int = 0
+    replicas: tuple[int, ...] = ()
+    variables: tuple[str, ...] = ()
+
+
 class LintError(DistlossError, RuntimeError):
     """Source code could not be linted."""
 

@@ -21,5 +21,8 @@ Reduction: TypeAlias = Literal[
 ]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
+OnNonfinite: TypeAlias = Literal["raise", "warn", "skip"]
+ON_NONFINITE: tuple[str, ...] = get_args(OnNonfinite)
+
 GradientOp: TypeAlias = Literal["sum", "average"]
 GRADIENT_OPS: tuple[str, ...] = get_args(GradientOp)

@@ -151,6 +151,23 @@ def microbatches(options):
     return found
 
 
+def sums(options):
+    """A prepared model that checks its sums, against one that does not."""
+    found = []
+    for name in options.models:
+        for count in (n for n in options.replicas if n > 1):
+            rows = options.rows
+            steps = [
+                FitStep(strategy_of(count), name, rows=rows, check_sums=check)
+                for check in (False, True)
+            ]
+            row = {"model": name, "replicas": count, "rows": rows}
+            row |= compared(steps[0], {"check_sums": steps[1]}, options.pairs)
+            add_graphs(row, steps[0], {"check_sums": steps[1]}, options.traces)
+            found.append(row)
+    return found
+
+
 def growth(options):
     """How the step and its tracing grow with the number of replicas, against Keras."""
     found = []
@@ -223,6 +240,7 @@ QUESTIONS = {
         own_step,
         optimizer,
         microbatches,
+        sums,
         growth,
         horovod,
         messages,

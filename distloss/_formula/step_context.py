@@ -41,6 +41,7 @@ class StepContext:
         each divides by itself.
       fused: what is summed with the gradients, or None.
       added: what each layer has added with `add_loss` on this replica.
+      element_losses: those of its rows that losses have computed, a tensor per loss.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class StepContext:
         self.terms: Any = None
         self.fused: Any = None
         self.added: dict[Any, list[Any]] = {}
+        self.element_losses: list[tf.Tensor] = []
 
     def of_rows(self, value: tf.Tensor) -> tf.Tensor:
         """`value`, and 0 where it comes from the row of an empty replica."""
@@ -140,3 +142,9 @@ def step_scope(step: StepContext) -> Iterator[None]:
 def current_step() -> StepContext | None:
     """The prepared model's step that this thread is in, or None."""
     return _thread.step
+
+
+def note_element_losses(elements: tf.Tensor) -> None:
+    """Lets the step, if this thread is in one, know losses of its rows."""
+    if _thread.step is not None:
+        _thread.step.element_losses.append(elements)

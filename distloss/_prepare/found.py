@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from distloss._keras.compiled_model import layers_of
+from distloss._types import OnNonfinite
 from distloss.optimizers import DistributedOptimizer
 from distloss.optimizers.tf_keras import SumsFirst
 from distloss.replicas import Replicas
@@ -51,18 +52,46 @@ def optimizers_in(
 def distribute_in_place(
     places: list[Place],
     replicas: Replicas | None,
+    on_nonfinite: OnNonfinite | None,
     classes: tuple[type, ...] = _CLASSES,
 ) -> None:
     """Makes each optimizer in `places` a `DistributedOptimizer`, if it is none yet."""
     # All are made before the first is put in its place, for one may be refused.
     ours = {
-        id(optimizer): optimizer
-        if is_distributed(optimizer)
-        else DistributedOptimizer(optimizer, replicas=replicas)
+        id(optimizer): distributed(optimizer, replicas, on_nonfinite)
         for optimizer in optimizers_in(places, classes)
     }
     for owner, name, value in places:
         setattr(owner, name, _replaced(value, lambda x: ours[id(x)], classes))
+
+
+def distributed(
+    optimizer: Any, replicas: Replicas | None, on_nonfinite: OnNonfinite | None
+) -> Any:
+    """`optimizer` as a `DistributedOptimizer`: itself, if it is one already.
+
+    Its sums are checked where `on_nonfinite` is given.
+    """
+    if not is_distributed(optimizer):
+        check_sums = on_nonfinite is not None
+        return DistributedOptimizer(
+            optimizer,
+            replicas=replicas,
+            check_sums=check_sums,
+            on_nonfinite=on_nonfinite,
+        )
+    if on_nonfinite is not None:
+        _check_sums(optimizer, on_nonfinite)
+    return optimizer  # one around ours, of Keras 3, becomes ours when it is built
+
+
+def _check_sums(optimizer: Any, on_nonfinite: OnNonfinite) -> None:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, SumsFirst):
+        inner.check_sums_and(on_nonfinite, is_scaled=inner is not optimizer)
+        return
+    ours = optimizer if isinstance(optimizer, DistributedOptimizer) else inner
+    ours.check_sums_and(on_nonfinite)
 
 
 def is_distributed(optimizer: Any) -> bool:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from distloss._errors import ContextError
 from distloss._formula import empty, reduce
 from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
-from distloss._formula.step_context import step_scope
+from distloss._formula.step_context import note_element_losses, step_scope
 from distloss._keras import own_steps, versions
 from distloss._keras.layer_hooks import hook_sum_of_added, sum_of_added_as_keras
 from distloss._keras.model_hooks import Hook, report_global_metrics
@@ -144,8 +144,10 @@ def _reduced(  # noqa: PLR0913  # arguments of Keras
         return given()
     is_plain = sample_weight is None and mask is None and reduction != "sum"
     if is_plain and counts_like_rows(values, step):
+        note_element_losses(values)
         return given()
     local = reduce.weighted(values, sample_weight, mask)
+    note_element_losses(local.elements)
     weight = reduce.weight_of(local, reduction, step.replicas)
     sharing = reduce.sharing_of(local, reduction)
     mean = step.mean_of(reduce.total(local), weight, f"loss_{reduction}", sharing)

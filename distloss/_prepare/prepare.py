@@ -19,16 +19,24 @@ from distloss._prepare.checks import (
     check_scope,
     not_compiled,
 )
+from distloss._prepare.found import distributed
 from distloss._prepare.own_steps import has_own_steps
+from distloss._prepare.raising import raise_from_fit
 from distloss._prepare.step_hooks import override_methods
+from distloss._types import OnNonfinite
 from distloss.losses import DistributedLoss
 from distloss.losses.global_loss import to_compile
-from distloss.optimizers import DistributedOptimizer
+from distloss.optimizers.arguments import checked_on_nonfinite
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
 def prepare(
-    model: keras.Model, *, replicas: Replicas | None = None, microbatches: int = 1
+    model: keras.Model,
+    *,
+    replicas: Replicas | None = None,
+    microbatches: int = 1,
+    check_sums: bool = False,
+    on_nonfinite: OnNonfinite | None = None,
 ) -> keras.Model:
     """Makes a compiled Keras model take one update of one global batch, however split.
 
@@ -80,11 +88,23 @@ def prepare(
     moving averages of layers stay as they were, and synchronised normalization does not
     see it. A layer of your own that gathers rows of other replicas does.
 
+    **Checked sums.** With `check_sums=True` the sum of the gradients over replicas is
+    checked on every step, by a few numbers that travel with them. A wrong sum makes no
+    update: `fit` raises which step, replicas and variables it was, and, where all
+    replicas are in this process, which pairs of them still have wrong sums. A gradient
+    that is not finite, without a `LossScaleOptimizer` that looks after it, is traced
+    back to the replica, the variable and the row, or to the sum itself. Several
+    processes each judge what they received: where one alone got a wrong sum, the others
+    have updated before they hear of it.
+
     Args:
       model: a compiled and not otherwise distributed `keras.Model` or `tf_keras.Model`,
         made inside the scope of the strategy that it is to train with.
       replicas: who shares the batch; None means the replicas of that strategy.
       microbatches: into how many parts each replica's rows are cut, a positive int.
+      check_sums: whether sums over replicas are checked, see `DistributedOptimizer`.
+      on_nonfinite: what to do where gradients are not finite: `"raise"`, the default
+        with `check_sums=True`, `"warn"` or `"skip"`.
 
     Returns:
       `model`.
@@ -92,7 +112,8 @@ def prepare(
     Raises:
       ArgumentTypeError: an argument of a wrong type.
       ArgumentError: `microbatches` below 1, or above 1 with an own step; a model that
-        is not compiled, or without an optimizer; a loss that cannot be wrapped.
+        is not compiled, or without an optimizer; a loss that cannot be wrapped; an
+        `on_nonfinite` that is unknown or without `check_sums`.
       ContextError: the model or its optimizer was made outside the scope of the
         strategy.
       BackendError: the strategy has several replicas, and Keras is older than 3.5.
@@ -108,11 +129,21 @@ def prepare(
     Reference: examples/guides/fit.md.
     """
     parts = _checked_parts(microbatches)
+    checks = checked_on_nonfinite(check_sums, on_nonfinite)
+    prepared = _prepared(model, replicas, parts, checks)
+    if checks is not None:
+        raise_from_fit(prepared)
+    return prepared
+
+
+def _prepared(
+    model: Any, replicas: Replicas | None, parts: int, on_nonfinite: OnNonfinite | None
+) -> Any:
     if is_model(model):
-        return tf_keras_model.prepared(model, replicas, parts)
+        return tf_keras_model.prepared(model, replicas, parts, on_nonfinite)
     _check_model(model)
     if has_own_steps(model):
-        return prepare_own.prepared(model, replicas, parts)
+        return prepare_own.prepared(model, replicas, parts, on_nonfinite)
     if model.optimizer is None:
         raise not_compiled(model)
     check_scope(model, [model.optimizer])
@@ -122,22 +153,11 @@ def prepare(
     # What may still be refused comes before anything changes.
     wrap = functools.partial(DistributedLoss, replicas=replicas)
     losses = with_losses(model, functools.partial(to_compile, wrap=wrap))
-    optimizer = _distributed_optimizer(model, replicas)
+    optimizer = distributed(model.optimizer, replicas, on_nonfinite)
     hold_losses(model, losses)
     model.optimizer = optimizer
     override_methods(model, replicas_or_current_strategy(replicas), parts)
     return model
-
-
-def _distributed_optimizer(model: keras.Model, replicas: Replicas | None) -> Any:
-    """The optimizer of `model`, as a `DistributedOptimizer`."""
-    optimizer = model.optimizer
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(optimizer, DistributedOptimizer):
-        return optimizer
-    if isinstance(inner, DistributedOptimizer):
-        return optimizer  # it takes over the LossScaleOptimizer when that is built
-    return DistributedOptimizer(optimizer, replicas=replicas)
 
 
 def _checked_parts(parts: Any) -> int:

@@ -21,10 +21,16 @@ from distloss._prepare.found import (
 )
 from distloss._prepare.own_steps import weigh_own_steps
 from distloss._prepare.step_hooks import hook_fit
+from distloss._types import OnNonfinite
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
-def prepared(model: keras.Model, replicas: Replicas | None, parts: int) -> keras.Model:
+def prepared(
+    model: keras.Model,
+    replicas: Replicas | None,
+    parts: int,
+    on_nonfinite: OnNonfinite | None,
+) -> keras.Model:
     """`model`, of which each batch makes the updates of its own step."""
     own_checks.refuse_parts(model, parts)
     places = places_of_optimizers(model)
@@ -37,7 +43,7 @@ def prepared(model: keras.Model, replicas: Replicas | None, parts: int) -> keras
     check_compiler(model)
     own_checks.check_own_layers(model)
     # What may still be refused comes before anything changes.
-    distribute_in_place(places, replicas)
+    distribute_in_place(places, replicas, on_nonfinite)
     found = replicas_or_current_strategy(replicas)
     hook_fit(model, found)
     weigh_own_steps(model, found)

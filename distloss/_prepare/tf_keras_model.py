@@ -16,20 +16,22 @@ from distloss._keras.model_hooks import Hook
 from distloss._keras.tf_keras import forget_functions, hook_compile_arguments
 from distloss._prepare import tf_keras_own
 from distloss._prepare.checks import not_compiled
-from distloss._prepare.found import is_distributed
+from distloss._prepare.found import distributed
 from distloss._prepare.tf_keras_losses import compute_loss, update_metrics
 from distloss._prepare.tf_keras_steps import (
     test_step,
     train_step,
     train_step_in_parts,
 )
+from distloss._types import OnNonfinite
 from distloss.losses.global_loss import to_compile
 from distloss.losses.tf_keras import distributed_loss
-from distloss.optimizers import DistributedOptimizer
 from distloss.replicas import Replicas, current_strategy, replicas_or_current_strategy
 
 
-def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
+def prepared(
+    model: Any, replicas: Replicas | None, parts: int, on_nonfinite: OnNonfinite | None
+) -> Any:
     """`model`, of which each batch makes one update, as `distloss.prepare` says."""
     has_own_steps = tf_keras_own.has_own_steps(model)
     # One with a step of its own may keep all its optimizers elsewhere.
@@ -38,12 +40,13 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     _check_replicas(replicas_or_current_strategy(replicas))
     _check_scope(model)
     if has_own_steps:
-        return tf_keras_own.prepared(model, replicas, parts)
+        return tf_keras_own.prepared(model, replicas, parts, on_nonfinite)
     wrap = functools.partial(distributed_loss, replicas=replicas)
     with model.distribute_strategy.scope():
         hold_losses(model, with_losses(model, functools.partial(to_compile, wrap=wrap)))
-        if not is_distributed(model.optimizer):
-            model.optimizer = DistributedOptimizer(model.optimizer, replicas=replicas)
+        optimizer = distributed(model.optimizer, replicas, on_nonfinite)
+        if optimizer is not model.optimizer:
+            model.optimizer = optimizer
     _override_methods(model, replicas_or_current_strategy(replicas), parts)
     forget_functions(model)  # which hold what was
     return model

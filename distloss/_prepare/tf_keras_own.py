@@ -33,6 +33,7 @@ from distloss._prepare.tf_keras_own_losses import (
     report_means,
 )
 from distloss._prepare.tf_keras_steps import statistics_of
+from distloss._types import OnNonfinite
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 _METHODS = ("train_step", "test_step", "compute_loss")
@@ -44,7 +45,9 @@ def has_own_steps(model: Any) -> bool:
     return any(own_checks.is_own(model, name, base, take_step) for name in _METHODS)
 
 
-def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
+def prepared(
+    model: Any, replicas: Replicas | None, parts: int, on_nonfinite: OnNonfinite | None
+) -> Any:
     """`model`, of which each batch makes the updates of its own step."""
     own_checks.refuse_parts(model, parts)
     classes = upstream.optimizer_classes()
@@ -56,7 +59,7 @@ def prepared(model: Any, replicas: Replicas | None, parts: int) -> Any:
     own_checks.check_own_layers(model)
     # What may still be refused comes before anything changes.
     with model.distribute_strategy.scope():
-        found.distribute_in_place(places, replicas, classes)
+        found.distribute_in_place(places, replicas, on_nonfinite, classes)
     _weigh_own_steps(model, replicas_or_current_strategy(replicas))
     forget_functions(model)  # which hold what was
     return model

@@ -17,7 +17,11 @@ from distloss._errors import (
 )
 from distloss._formula import denominators, reduce, shapes
 from distloss._formula.normalization import LossSums, normalized_now
-from distloss._formula.step_context import StepContext, current_step
+from distloss._formula.step_context import (
+    StepContext,
+    current_step,
+    note_element_losses,
+)
 from distloss._keras import versions
 from distloss._keras.layer_hooks import arguments_of
 from distloss._keras.tensors import mask_of
@@ -66,6 +70,7 @@ class GlobalLoss(denominators.RecordsDenominator):
         """The loss of this replica's rows."""
         mask = _joint_mask(y_pred, values)
         local = reduce.weighted(values, sample_weight, mask)
+        note_element_losses(local.elements)
         if self.global_reduction == "none":
             return local.elements
         if self.global_reduction == "mean_of_row_means":

@@ -11,16 +11,26 @@ from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._formula import denominators
 from distloss._keras.optimizer_hooks import GivenSums
 from distloss._keras.optimizer_state import rule_of
+from distloss._types import ON_NONFINITE, OnNonfinite
 from distloss.replicas import Replicas
 from distloss.replicas.horovod_calls import has_wrapped
 
 
 class Settings(NamedTuple):
-    """What a DistributedOptimizer was asked to do."""
+    """What a DistributedOptimizer was asked to do.
+
+    Attributes:
+      replicas: who shares the batch, or None.
+      accumulation_steps: batches per update.
+      loss: by which gradients were divided, or None.
+      on_nonfinite: what to do about gradients that are not finite, one of
+        `ON_NONFINITE`; None where sums are not checked.
+    """
 
     replicas: Replicas | None
     accumulation_steps: int
     loss: Any
+    on_nonfinite: OnNonfinite | None = None
 
 
 def found_optimizer(optimizer: Any) -> Any:
@@ -96,6 +106,34 @@ def checked_steps(steps: Any) -> int:
             f"accumulation_steps={steps}."
         )
     return int(steps)
+
+
+def checked_on_nonfinite(check_sums: Any, on_nonfinite: Any) -> OnNonfinite | None:
+    """What to do about gradients that are not finite; None where sums are not checked.
+
+    Raises:
+      ArgumentTypeError: `check_sums` is no bool.
+      ArgumentError: `on_nonfinite` is none of `ON_NONFINITE`, or sums are not checked.
+    """
+    if not isinstance(check_sums, bool):
+        raise ArgumentTypeError(
+            f"Expected check_sums= to be True or False. Got check_sums={check_sums!r} "
+            f"of type {type(check_sums).__name__}."
+        )
+    if on_nonfinite is None:
+        return "raise" if check_sums else None
+    if on_nonfinite not in ON_NONFINITE:
+        raise ArgumentError(
+            f"Expected on_nonfinite= to be one of {', '.join(map(repr, ON_NONFINITE))}."
+            f" Got on_nonfinite={on_nonfinite!r}."
+        )
+    if not check_sums:
+        raise ArgumentError(
+            "Expected check_sums=True beside on_nonfinite=, for the numbers that "
+            "travel with sums tell on which replica a gradient was not finite. Got "
+            f"check_sums=False, on_nonfinite={on_nonfinite!r}. Pass check_sums=True."
+        )
+    return on_nonfinite
 
 
 def check_loss(settings: Settings) -> None:

@@ -10,9 +10,11 @@ import keras
 
 from distloss._keras import inner_optimizers, optimizer_state, tf_keras
 from distloss._keras.optimizer_hooks import LossScaleGivenSums
+from distloss._types import OnNonfinite
 from distloss.optimizers.arguments import (
     Settings,
     check_loss,
+    checked_on_nonfinite,
     checked_steps,
     found_optimizer,
     refuse_horovods_own,
@@ -56,6 +58,15 @@ class DistributedOptimizer(MicroSteps):
     not of a `.keras` file: flush before saving one. Sparse gradients are accumulated
     densely.
 
+    **Checked sums.** With `check_sums=True` a few numbers travel with the gradients, by
+    which each replica sees whether what came back is the sum of what was sent: parts
+    that are missing, count twice, are of the step before or in another place, and
+    values that changed by more than rounding allows. A step whose sum is wrong makes no
+    update, and raises. So does one whose gradients are not finite, unless a
+    `LossScaleOptimizer` looks after that: it says on which replica, in which variable,
+    and, in a prepared model, the loss of which row. In a `tf.function` of your own, the
+    error is one of TensorFlow with this text; `distloss.sum_errors` makes it ours.
+
     Args:
       optimizer: a `keras.optimizers.Optimizer`, or an identifier such as `"adam"`. An
         optimizer of tf-keras (Keras 2) gives one of its class, without accumulation.
@@ -63,14 +74,22 @@ class DistributedOptimizer(MicroSteps):
       accumulation_steps: batches per update, a positive int.
       loss: the `DistributedLoss` by which the gradients were divided. Needed where
         `accumulation_steps` is above 1.
+      check_sums: whether each sum over replicas is checked.
+      on_nonfinite: what to do in a step whose gradients are not finite: `"raise"`, the
+        default with `check_sums=True`; `"warn"`, and make the update; `"skip"`: warn,
+        and make none. Needs `check_sums=True`.
 
     Raises:
+      CorruptedSumError: with `check_sums`, in a step: a sum was wrong.
+      NonfiniteGradientError: with `check_sums`, in a step: a gradient was not finite.
       ArgumentTypeError: an argument of a wrong type, or `optimizer` is distributed
         already, by distloss or by Horovod.
       ArgumentError: `accumulation_steps` below 1, a `loss` that cannot be accumulated,
-        or an optimizer that accumulates by itself (`gradient_accumulation_steps`).
+        an optimizer that accumulates by itself (`gradient_accumulation_steps`), or an
+        `on_nonfinite` that is unknown or without `check_sums`.
       ContextError: when applied: in cross-replica context of several replicas, or
-        where the weight of the gradients is not known.
+        where the weight of the gradients is not known, or with `check_sums` where XLA
+        compiles the step.
 
     Example:
       >>> import keras
@@ -92,24 +111,31 @@ class DistributedOptimizer(MicroSteps):
         if tf_keras.is_of_tf_keras(optimizer):
             steps = checked_steps(arguments.get("accumulation_steps", 1))
             replicas = arguments.get("replicas")
-            return distributed_optimizer(optimizer, replicas, steps)
+            on_nonfinite = checked_on_nonfinite(
+                arguments.get("check_sums", False), arguments.get("on_nonfinite")
+            )
+            return distributed_optimizer(optimizer, replicas, steps, on_nonfinite)
         keras_class: Any = type(found_optimizer(optimizer))
         return object.__new__(_distributed_class(keras_class))
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what users may ask for, by name
         self,
         optimizer: Any,
         *,
         replicas: Replicas | None = None,
         accumulation_steps: int = 1,
         loss: Any = None,
+        check_sums: bool = False,
+        on_nonfinite: OnNonfinite | None = None,
     ) -> None:
         optimizer = found_optimizer(optimizer)
+        on_nonfinite = checked_on_nonfinite(check_sums, on_nonfinite)
         optimizer_state.give(self, optimizer_state.copy_of(optimizer))
         distribute = functools.partial(_distributed, replicas=replicas)
         for name, inner in inner_optimizers.exchanged(optimizer, distribute).items():
             setattr(self, name, inner)  # which also tracks it, for checkpoints
-        settings = Settings(replicas, checked_steps(accumulation_steps), loss)
+        steps = checked_steps(accumulation_steps)
+        settings = Settings(replicas, steps, loss, on_nonfinite)
         check_loss(settings)
         self._distribute(settings)
 

@@ -8,14 +8,23 @@ import keras
 
 from distloss.optimizers.arguments import Settings
 
-_ARGUMENTS = ("optimizer", "replicas", "accumulation_steps", "loss")
+_ARGUMENTS = (
+    "optimizer",
+    "replicas",
+    "accumulation_steps",
+    "loss",
+    "check_sums",
+    "on_nonfinite",
+)
 
 
 def config_of(wrapped: Any, settings: Settings) -> dict[str, Any]:
     """The config of an optimizer that does what `settings` say to `wrapped`."""
     plain = keras.saving.serialize_keras_object(wrapped)
+    checks = {"check_sums": True, "on_nonfinite": settings.on_nonfinite}
     return {
         **plain["config"],
+        **(checks if settings.on_nonfinite else {}),
         "optimizer": plain,
         "replicas": keras.saving.serialize_keras_object(settings.replicas),
         "accumulation_steps": settings.accumulation_steps,

@@ -10,12 +10,14 @@ import keras
 import tensorflow as tf
 
 from distloss._formula import denominators, sparse
+from distloss._formula.checked_sums import in_parts
 from distloss._formula.step_context import current_step
 from distloss._keras import optimizer_state
-from distloss._keras.optimizer_hooks import GivenSums
-from distloss._types import Gradient
+from distloss._keras.optimizer_hooks import GivenSums, LossScaleGivenSums
+from distloss._types import Gradient, OnNonfinite
 from distloss.optimizers.arguments import Settings
 from distloss.optimizers.monitor import Monitor
+from distloss.optimizers.sum_check import SumCheck
 from distloss.optimizers.window import Window
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
@@ -25,14 +27,32 @@ class MicroSteps(GivenSums):
 
     _settings: Settings
     _window: Window | None
+    _check: SumCheck | None
     monitor: Monitor | None = None  # where what steps are like is noted
 
     def _distribute(self, settings: Settings) -> None:
         replicas_or_current_strategy(settings.replicas)  # raises for a wrong argument
         self._settings = settings
         self._window = None
+        self._check = None
+        if settings.on_nonfinite is not None:
+            self.check_sums_and(settings.on_nonfinite)
         if self.built:
             self._open_window(optimizer_state.variables_of(self))
+
+    def check_sums_and(self, on_nonfinite: OnNonfinite) -> None:
+        """Checks sums from now on, as the arguments of this name say."""
+        self._settings = self._settings._replace(on_nonfinite=on_nonfinite)
+        is_scaled = isinstance(self, LossScaleGivenSums)
+        self._check = SumCheck(on_nonfinite, is_scaled=is_scaled)
+
+    @property
+    def nonfinite_steps(self) -> int:
+        """How many updates had gradients that were not finite, where sums are checked.
+
+        Those of a `LossScaleOptimizer` are among them, and no error.
+        """
+        return 0 if self._check is None else self._check.nonfinite_steps
 
     @property
     def _replicas(self) -> Replicas:
@@ -97,7 +117,7 @@ class MicroSteps(GivenSums):
         """One micro-step: `apply` of summed gradients, once in `accumulation_steps`."""
         gradients, variables = list(gradients), list(variables)
         if self._window is None:
-            apply(self._summed(gradients, variables), variables)
+            self._update(apply, gradients, variables)
             return
         optimizer_state.check_has_any(self, gradients, variables)
         denominator = denominators.recorded_denominator(self._settings.loss)
@@ -112,7 +132,7 @@ class MicroSteps(GivenSums):
         gradients = window.shares()
         known = optimizer_state.variables_of(self)
         variables = [known[i] for i in gradients]
-        apply(self._summed(list(gradients.values()), variables), variables)
+        self._update(apply, list(gradients.values()), variables)
         window.clear()
 
     def flush(self) -> None:
@@ -128,10 +148,26 @@ class MicroSteps(GivenSums):
         strategy = optimizer_state.strategy_of(self)
         strategy.run(self._replicas.call_if, (has_batches, update))
 
+    def _update(
+        self,
+        apply: Callable[[list[Gradient | None], list[Any]], None],
+        local: list[Gradient | None],
+        variables: list[Any],
+    ) -> None:
+        """`apply` of the sums over replicas, if they are right or nobody asks."""
+        sums, may_update = self._summed(local, variables)
+        if self._check is None or may_update is None:
+            apply(sums, variables)
+        else:
+            self._check.update(self._replicas, apply, sums, variables, may_update)
+
     def _summed(
         self, local: list[Gradient | None], variables: list[Any]
-    ) -> list[Gradient | None]:
-        """The sums over replicas of the gradients that are not None."""
+    ) -> tuple[list[Gradient | None], tf.Tensor | None]:
+        """The sums over replicas of the gradients that are not None.
+
+        And whether they may make an update: None where that is not checked.
+        """
         sums = list(local)
         at = [
             i
@@ -142,25 +178,43 @@ class MicroSteps(GivenSums):
         present = [_as_gradient(local[i], variables[i]) for i in at]
         factor = self.loss_scale_factor  # by which Keras cannot divide slices
         densely = factor is not None
-        added_up = sparse.added_up(self._sums_of(present), densely=densely)
+        of_gradients = [variables[i] for i in at]
+        summed, may_update = self._sums_of(present, of_gradients)
+        added_up = sparse.added_up(summed, densely=densely)
         if self.monitor is not None and present:
             scale = getattr(self, "dynamic_scale", factor or 1.0)
             self.monitor.note(added_up, scale)
         for i, gradient in zip(at, added_up, strict=True):
             sums[i] = gradient
-        return sums
+        return sums, may_update
 
-    def _sums_of(self, local: list[Gradient]) -> list[Gradient]:
-        """The sums over replicas; where the denominator travels with them, divided."""
-        name = f"gradients_{type(self).__bases__[1].__name__}"
+    def _sums_of(
+        self, local: list[Gradient], variables: list[Any]
+    ) -> tuple[list[Gradient], tf.Tensor | None]:
+        """The sums over replicas; where the denominator travels with them, divided.
+
+        And whether they may make an update.
+        """
         fused = getattr(current_step(), "fused", None)
         if fused is None:
-            sums = self._replicas.sum_gradients(local, name)
+            [sums], may_update = self._sums_of_parts([local], variables)
         else:
             local, vector = fused.to_sum(local)
-            *sums, vector = self._replicas.sum_gradients([*local, vector], name)
+            parts = [local, [vector]]
+            [sums, [vector]], may_update = self._sums_of_parts(parts, variables)
             sums = fused.divided(sums, vector)
-        return sums
+        return sums, may_update
+
+    def _sums_of_parts(
+        self, parts: list[list[Gradient]], variables: list[Any]
+    ) -> tuple[list[list[Gradient]], tf.Tensor | None]:
+        name = f"gradients_{type(self).__bases__[1].__name__}"
+        if self._check is not None and variables:
+            step = self.iterations.value
+            checked = self._check.sums(self._replicas, parts, name, variables, step)
+            return checked.parts, checked.may_update
+        sums = self._replicas.sum_gradients([x for part in parts for x in part], name)
+        return in_parts(sums, parts), None
 
 
 def _as_gradient(gradient: Any, variable: Any) -> Gradient:

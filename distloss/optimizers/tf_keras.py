@@ -12,9 +12,12 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._formula import empty, sparse
+from distloss._formula.checked_sums import in_parts
 from distloss._formula.step_context import current_step
 from distloss._keras.tf_keras import set_inner
+from distloss._types import OnNonfinite
 from distloss.optimizers.monitor import Monitor
+from distloss.optimizers.sum_check import SumCheck
 from distloss.replicas import Replicas, replicas_or_current_strategy
 
 
@@ -35,7 +38,28 @@ class SumsFirst:
     """
 
     _distloss_replicas: Replicas | None
+    _distloss_check: SumCheck | None = None
+    iterations: Any
     monitor: Monitor | None = None  # where what steps are like is noted
+
+    def check_sums_and(
+        self, on_nonfinite: OnNonfinite, *, is_scaled: bool = False
+    ) -> None:
+        """Checks sums from now on, as `DistributedOptimizer` does."""
+        if on_nonfinite == "skip":
+            raise ArgumentError(
+                "Expected on_nonfinite='raise' or 'warn' with an optimizer of tf-keras."
+                " Got on_nonfinite='skip'. Put a LossScaleOptimizer around it, which "
+                "leaves out such updates, or use a Keras 3 optimizer."
+            )
+        check = SumCheck(on_nonfinite, is_scaled=is_scaled)
+        vars(self)["_distloss_check"] = check
+
+    @property
+    def nonfinite_steps(self) -> int:
+        """How many checked updates had gradients that were not finite."""
+        check = self._distloss_check
+        return 0 if check is None else check.nonfinite_steps
 
     def apply_gradients(
         self, grads_and_vars: Any, name: Any = None, *args: Any, **kwargs: Any
@@ -73,29 +97,50 @@ class SumsFirst:
         name = f"gradients_{type(self).__bases__[1].__name__}"
         local = [sparse.shaped(*pair) for pair in pairs]
         # tf-keras adds slices up too, but after it has clipped them
-        sums = sparse.added_up(self._sums_of(local, replicas, name))
+        variables = [variable for _, variable in pairs]
+        sums = sparse.added_up(self._sums_of(local, replicas, name, variables))
         if self.monitor is not None:
             self.monitor.note(sums, 1.0)  # a LossScaleOptimizer has unscaled them
         return [(s, variable) for s, (_, variable) in zip(sums, pairs, strict=True)]
 
     _aggregate_gradients = aggregate_gradients  # of tf_keras.optimizers.legacy
 
-    def _sums_of(self, local: list[Any], replicas: Replicas, name: str) -> list[Any]:
+    def _sums_of(
+        self, local: list[Any], replicas: Replicas, name: str, variables: list[Any]
+    ) -> list[Any]:
         """The sums over replicas; where rows travel with them, the means over rows."""
         step = current_step()
+        sum_parts = functools.partial(self._sums_of_parts, replicas, name, variables)
         if step is None or replicas.count() == 1:
-            return replicas.sum_gradients(local, name)
+            return sum_parts([local])[0]
         if step.fused is None:
             local = empty.zeros_without_rows(local, step.rows)
-            return replicas.sum_gradients(local, name)
+            return sum_parts([local])[0]
         _weighed.setdefault(step, set()).add(id(self))
         weighed, vector = step.fused.to_sum(local)
-        *sums, vector = replicas.sum_gradients([*weighed, vector], name)
+        sums, [vector] = sum_parts([weighed, [vector]])
         sums = step.fused.divided(sums, vector)
         # which are in the dtype in which they were summed, that of the variables here
         return [
             tf.cast(s, gradient.dtype) for s, gradient in zip(sums, local, strict=True)
         ]
+
+    def _sums_of_parts(
+        self,
+        replicas: Replicas,
+        name: str,
+        variables: list[Any],
+        parts: list[list[Any]],
+    ) -> list[list[Any]]:
+        check = self._distloss_check
+        if check is None:
+            sums = replicas.sum_gradients([x for part in parts for x in part], name)
+            return in_parts(sums, parts)
+        checked = check.sums(replicas, parts, name, variables, self.iterations)
+        with tf.control_dependencies([checked.may_update]):
+            return tf.nest.map_structure(
+                tf.identity, checked.parts, expand_composites=True
+            )
 
 
 def _check_weighed(optimizer: Any) -> None:
@@ -113,7 +158,12 @@ def _check_weighed(optimizer: Any) -> None:
 
 
 def distributed_optimizer(
-    optimizer: Any, replicas: Replicas | None, accumulation_steps: int
+    optimizer: Any,
+    replicas: Replicas | None,
+    accumulation_steps: int,
+    on_nonfinite: OnNonfinite | None = None,
+    *,
+    is_scaled: bool = False,
 ) -> Any:
     """An optimizer of the same class and state that sums over `replicas` first."""
     replicas_or_current_strategy(replicas)  # raises for a wrong argument
@@ -128,12 +178,15 @@ def distributed_optimizer(
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:  # a LossScaleOptimizer, which asks the inner one to sum
         _refuse_own_apply_gradients(type(optimizer))
-        set_inner(optimizer, distributed_optimizer(inner, replicas, 1))
+        ours = distributed_optimizer(inner, replicas, 1, on_nonfinite, is_scaled=True)
+        set_inner(optimizer, ours)
         return optimizer
     keras_class: Any = type(optimizer)
     made: Any = object.__new__(_class_of(keras_class))
     vars(made).update(vars(optimizer))
     vars(made)["_distloss_replicas"] = replicas
+    if on_nonfinite is not None:
+        made.check_sums_and(on_nonfinite, is_scaled=is_scaled)
     return made
 
 

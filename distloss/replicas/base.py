@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,38 @@ class Replicas(abc.ABC):
         """Whether gradients are summed in their own dtype, and so are counts."""
         return True
 
+    def index(self) -> tf.Tensor:
+        """The place of this replica among them when it is run, an int32 scalar."""
+        return tf.zeros((), tf.int32)
+
+    @property
+    def is_in_one_process(self) -> bool:
+        """Whether all replicas are in this process."""
+        return self.count() == 1
+
+    def described(self, index: int) -> str:
+        """What replica `index` is called, for a message."""
+        return f"replica {index}"
+
+    def sent_as(self, dtype: tf.DType) -> tf.DType:
+        """In which dtype gradients of `dtype` are sent and added up."""
+        return dtype
+
+    def as_sum(self, received: tf.Tensor) -> tf.Tensor:
+        """What `sum_gradients` gave for a tensor, as the sum that it stands for."""
+        return received
+
+    def together(
+        self,
+        function: Callable[[list[list[tf.Tensor]]], tf.Tensor],
+        local: Sequence[tf.Tensor],
+    ) -> tf.Tensor:
+        """`function` of the lists `local` of all replicas in this process.
+
+        Called once for all of them; each gets what it returned. Costs no collective.
+        """
+        return function([list(local)])
+
     @abc.abstractmethod
     def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
         """What each replica returns, so that Keras and users read `value`."""
@@ -87,13 +120,19 @@ class Replicas(abc.ABC):
         """
         return read()
 
-    def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
+    def call_if(
+        self,
+        condition: tf.Tensor,
+        function: Callable[..., None],
+        arguments: Sequence[Any] = (),
+    ) -> None:
         """Calls `function` on all replicas if `condition` holds on all of them.
 
         Sums over replicas are allowed in `function`. It must not use tensors that
-        were made outside it; variables it may.
+        were made outside it, but for its `arguments`; variables it may.
         """
-        tf.cond(condition, without_result(function), tf.no_op)
+        call = functools.partial(function, *arguments)
+        tf.cond(condition, without_result(call), tf.no_op)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras to save."""

@@ -172,6 +172,29 @@ class HorovodReplicas(Replicas):
             values = values / self.count_as(values.dtype)
         return tf.IndexedSlices(values, indices, local.dense_shape)
 
+    def index(self) -> tf.Tensor:
+        """The place of this process in the set when it is run."""
+        if not self._is_included():
+            return tf.zeros((), tf.int32)
+        if self.process_set is None:  # whose ranks may change
+            return tf.cast(horovod().rank_op(), tf.int32)
+        return tf.constant(self.process_set.index(self.rank()), tf.int32)
+
+    def described(self, index: int) -> str:
+        """By its rank among all of Horovod's processes."""
+        rank = index if self.process_set is None else self.process_set[index]
+        return f"process {rank}"
+
+    def sent_as(self, dtype: tf.DType) -> tf.DType:
+        """float16, where gradients are compressed to it."""
+        return tf.float16 if self.compression == "fp16" else dtype
+
+    def as_sum(self, received: tf.Tensor) -> tf.Tensor:
+        """`received`, or N times it where it is an average."""
+        if self.gradient_op == "sum":
+            return received
+        return received * self.count_as(received.dtype)
+
     def gathered(self, local: tf.Tensor, name: str = "gathered") -> tf.Tensor:
         """The rows of all processes one after the other, along axis 0."""
         if not self._is_included():

@@ -187,7 +187,57 @@ class StrategyReplicas(Replicas):
         with _meeting_others():
             return context.merge_call(lambda _strategy: read())
 
-    def call_if(self, condition: tf.Tensor, function: Callable[[], None]) -> None:
+    def index(self) -> tf.Tensor:
+        """As the base class says; of several it needs replica context."""
+        if self.count() == 1:
+            return super().index()
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+        return tf.cast(context.replica_id_in_sync_group, tf.int32)
+
+    @property
+    def is_in_one_process(self) -> bool:
+        """As the base class says."""
+        return not _has_several_workers()
+
+    def described(self, index: int) -> str:
+        """With its device, where that is in this process."""
+        devices = () if self.count() == 1 else _devices()
+        if not self.is_in_one_process or index >= len(devices):
+            return super().described(index)
+        short = devices[index].rpartition("/device:")[2]
+        return f"{super().described(index)} ({short})"
+
+    def together(
+        self,
+        function: Callable[[list[list[tf.Tensor]]], tf.Tensor],
+        local: Sequence[tf.Tensor],
+    ) -> tf.Tensor:
+        """As the base class says; needs replica context.
+
+        Raises:
+          ContextError: not replica context.
+        """
+        if self.count() == 1 or len(_devices()) == 1:
+            return super().together(function, local)
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise self._not_in_replica_context()
+
+        def of_all(strategy: tf.distribute.Strategy, values: Any) -> tf.Tensor:
+            columns = map(strategy.experimental_local_results, values)
+            return function([list(row) for row in zip(*columns, strict=True)])
+
+        with _meeting_others():
+            return context.merge_call(of_all, args=(list(local),))
+
+    def call_if(
+        self,
+        condition: tf.Tensor,
+        function: Callable[..., None],
+        arguments: Sequence[Any] = (),
+    ) -> None:
         """As the base class says; needs replica context.
 
         Raises:
@@ -202,16 +252,18 @@ class StrategyReplicas(Replicas):
             )
         needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
         if self.count() == 1 or needs_no_merge():
-            super().call_if(condition, function)
+            super().call_if(condition, function, arguments)
             return
         # A collective may not sit in a tf.cond of a replica's own, but the replicas
         # may be called from a tf.cond that they share, as LossScaleOptimizer does:
         # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/optimizers/loss_scale_optimizer.py
 
-        def call_all(strategy: tf.distribute.Strategy, conditions: Any) -> None:
+        def call_all(
+            strategy: tf.distribute.Strategy, conditions: Any, *arguments: Any
+        ) -> None:
             shared = strategy.experimental_local_results(conditions)[0]
             on_all = functools.partial(
-                strategy.extended.call_for_each_replica, function
+                strategy.extended.call_for_each_replica, function, arguments
             )
             tf.cond(shared, without_result(on_all), tf.no_op)
 
@@ -219,7 +271,7 @@ class StrategyReplicas(Replicas):
         if context is None:
             raise self._not_in_replica_context()
         with _meeting_others():
-            context.merge_call(call_all, args=(condition,))
+            context.merge_call(call_all, args=(condition, *arguments))
 
 
 @contextlib.contextmanager
@@ -245,6 +297,11 @@ def _meeting_others() -> Iterator[None]:
             "replicas can use on TPU only) off the inner function and put it around "
             "strategy.run(...); call the loss or optimizer outside the tf.cond."
         ) from error
+
+
+def _devices() -> tuple[str, ...]:
+    """Those of the replicas in this process."""
+    return tf.distribute.get_strategy().extended.worker_devices
 
 
 def _has_several_workers() -> bool:

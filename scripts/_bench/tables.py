@@ -11,6 +11,7 @@ TITLES = {
     "own_step": "fit of a prepared model with a step of its own, against the plain one",
     "optimizer": "DistributedOptimizer, against the bare one",
     "microbatches": "A batch in 4 parts, against the whole batch",
+    "sums": "A prepared model that checks its sums, against one that does not",
     "growth": "fit of a prepared model on more replicas, against plain Keras",
     "horovod": "Horovod, against its tape with losses scaled by hand",
     "messages": "An all-reduce of Horovod on this machine",

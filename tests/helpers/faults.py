@@ -1,0 +1,66 @@
+"""Replicas of which one sends or receives something wrong, when it is told to."""
+
+import numpy as np
+import tensorflow as tf
+
+SENT = ("dropped", "doubled", "stale")
+RECEIVED = ("flipped", "swapped", "nan")
+KINDS = SENT + RECEIVED
+
+
+class Fault:
+    """What goes wrong, on which replica: nothing, as long as `kind` is None."""
+
+    def __init__(self):
+        self.kind, self.at = None, 0
+        self.before = {}  # what each replica has sent before
+
+    def sent(self, index, *arrays):
+        before = self.before.get(int(index), arrays)
+        self.before[int(index)] = [np.array(array) for array in arrays]
+        if self.kind not in SENT or index != self.at:
+            return arrays
+        if self.kind == "stale":
+            return before
+        return [
+            array * array.dtype.type(2 * (self.kind == "doubled")) for array in arrays
+        ]
+
+    def received(self, index, *arrays):
+        if self.kind not in RECEIVED or index != self.at:
+            return arrays
+        arrays = [np.array(array) for array in arrays]
+        one = arrays[0].reshape(-1)
+        assert one.size > 3, "nothing to hurt"
+        if self.kind == "swapped":
+            half = one.size // 2
+            one[:] = np.concatenate([one[half:], one[:half]])
+        elif self.kind == "nan":
+            one[3] = np.nan
+        else:  # the highest bit of the exponent
+            at = int(np.argmax(np.abs(one)))
+            unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[one.dtype.itemsize]
+            one[at : at + 1].view(unsigned)[:] ^= unsigned(1 << (8 * one.itemsize - 2))
+        return arrays
+
+
+def faulty(replicas):
+    """`replicas` that may be hurt, and the `Fault` that says how."""
+    fault = Fault()
+
+    class Faulty(type(replicas)):
+        def sum_gradients(self, local, name="gradients"):
+            index = self.index()
+            sent = _changed(fault.sent, index, local)
+            return _changed(fault.received, index, super().sum_gradients(sent, name))
+
+    return Faulty(**vars(replicas)), fault
+
+
+def _changed(change, index, tensors):
+    flat = tf.nest.flatten(list(tensors), expand_composites=True)
+    types = [tensor.dtype for tensor in flat]
+    changed = tf.numpy_function(change, [index, *flat], types)
+    for tensor, new in zip(flat, changed, strict=True):
+        new.set_shape(tensor.shape)
+    return tf.nest.pack_sequence_as(list(tensors), changed, expand_composites=True)
