@@ -138,3 +138,11 @@ def _register_with_tf_keras(_tf_keras: Any) -> None:
     if _import_on_our_backend("distloss.losses.tf_keras", "distloss.metrics"):
         importlib.import_module("distloss.losses.tf_keras").loss_class()
         importlib.import_module("distloss.metrics").class_for_tf_keras()
+
+
+@wrapt.when_imported("distloss._check.judge")
+def _judge_by_the_audit(judge: Any) -> None:
+    # The library does not know the audit, whose causes and words it shows.
+    from distloss._audit.step import judged
+
+    judge.judge_with(judged)

@@ -48,6 +48,10 @@ class DriftError(DistlossError, RuntimeError):
     """Replicas hold different weights."""
 
 
+class GradientError(DistlossError, RuntimeError):
+    """A step's gradient is not that of one device."""
+
+
 class LintError(DistlossError, RuntimeError):
     """Source code could not be linted."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from distloss._audit import output
 from distloss._audit.report.printable import printable
 from distloss._audit.report.render import OFFERED
+from distloss._doctor import command as doctor
 from distloss._errors import DistlossError
 from distloss._lint import command
 
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_audit(commands)
     command.add_to(commands)
+    doctor.add_to(commands)
     return parser
 
 
