@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distloss import replicas as replicas
     from distloss._audit.report.findings import Report
     from distloss._audit.run import audit
+    from distloss._check.check_step import check_step
     from distloss._formula.shares import mean_share, regularization_share
     from distloss._prepare.prepare import prepare
     from distloss._prepare.row_weighted import row_weighted
@@ -42,6 +43,7 @@ __all__ = [
     "Report",
     "StrategyReplicas",
     "audit",
+    "check_step",
     "mean_share",
     "prepare",
     "regularization_share",
@@ -57,6 +59,7 @@ _HOME = {
     "Report": "distloss._audit.report.findings",
     "StrategyReplicas": "distloss.replicas",
     "audit": "distloss._audit.run",
+    "check_step": "distloss._check.check_step",
     "mean_share": "distloss._formula.shares",
     "prepare": "distloss._prepare.prepare",
     "regularization_share": "distloss._formula.shares",

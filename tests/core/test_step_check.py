@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of
 
-from distloss import DistlossError, prepare
+from distloss import DistlossError, check_step, mean_share, prepare
 from distloss._check.runs import on_one_device
 from distloss.callbacks import StepCheck
 
@@ -20,8 +20,16 @@ def mean_of_rows(y_true, y_pred):
     return keras.ops.mean(keras.ops.square(y_true - y_pred))
 
 
+def two():
+    return strategy_of("mirrored", 2)
+
+
 def sgd():
     return keras.optimizers.SGD(0.1)
+
+
+def adam():
+    return keras.optimizers.Adam(0.1)
 
 
 def built(loss="mse", layers=(), optimizer=sgd, strategy=None, **compiled):
@@ -80,23 +88,20 @@ def test_an_uneven_batch_of_a_prepared_model():
 
 
 def weights_and_history(*checks, spread=1):
-    normalization = keras.layers.BatchNormalization
-    synchronized = [lambda: normalization(synchronized=True)]
-    adam = lambda: keras.optimizers.Adam(0.1)  # noqa: E731
-    model = prepare(built(layers=synchronized, optimizer=adam, metrics=["mae"]))
+    model = prepare(built(optimizer=adam, metrics=["mae"], strategy=two()))
     model.steps_per_execution = spread
     history = fitted(model, *checks, size=4, epochs=2)
     state = [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]
     return state, history
 
 
-@pytest.mark.parametrize("spread", [1, 3])
-def test_training_is_that_without_a_check(spread):
+# An epoch has 4 steps, of which the last is of one row; `fit` makes 3 and 1 in a call.
+@pytest.mark.parametrize(("spread", "steps"), [(1, [1, 4, 7]), (3, [1, 4, 5])])
+def test_training_is_that_without_a_check(spread, steps):
     state, history = weights_and_history(spread=spread)
     check = StepCheck(every=3)
     checked, checked_history = weights_and_history(check, spread=spread)
-    first = {1: [1, 4, 7], 3: [1, 4, 5]}[spread]  # 4 steps per epoch: 3 and 1 in a call
-    assert [report.step for report in check.reports] == first
+    assert [report.step for report in check.reports] == steps
     assert all(report.agrees for report in check.reports)
     for got, wanted in zip(checked, state, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
@@ -127,20 +132,20 @@ class Functions(keras.callbacks.Callback):
 
 def test_steps_that_are_not_checked_are_as_before():
     """The very function, traced no more often for the check of another step."""
-    model, alone = built(), Functions()
-    fitted(model, alone, size=4)
+    alone = Functions()
+    fitted(built(strategy=two()), alone, size=4)
     functions, check = Functions(), StepCheck(first=2)
-    model = built()
+    model = built(strategy=two())
     fitted(model, check, functions, size=4)
     assert functions.seen == [True, False, True, True]
     assert model.train_function is functions.own
     # by each replica once more for the step that was checked, and once alone
-    assert functions.traced == alone.traced + 4 + 1
+    assert functions.traced == alone.traced + 2 + 1
 
 
 def test_random_steps_are_not_compared():
     check = StepCheck()
-    model = built(layers=[lambda: keras.layers.Dropout(0.5)])
+    model = built(layers=[lambda: keras.layers.Dropout(0.5)], strategy=two())
     with pytest.warns(UserWarning, match="it draws random numbers"):
         fitted(model, check)
     assert check.reports[0].agrees is None
@@ -160,7 +165,7 @@ def test_one_device_is_that_of_keras_without_replicas():
 @pytest.mark.parametrize("microbatches", [1, 3])
 def test_a_prepared_model_of_tf_keras(microbatches):
     tf_keras = pytest.importorskip("tf_keras")
-    with strategy_of("mirrored").scope():
+    with two().scope():
         dense = tf_keras.layers.Dense
         model = tf_keras.Sequential([tf_keras.Input([3]), dense(4), dense(1)])
         model.compile(tf_keras.optimizers.SGD(0.1), "mse")
@@ -177,3 +182,76 @@ def test_wrong_arguments_are_named(arguments):
     (name,) = arguments
     with pytest.raises(DistlossError, match=rf"Expected {name}="):
         StepCheck(**arguments)
+
+
+class Loop:
+    """A model, and the step of a loop that trains it."""
+
+    def __init__(self, share, strategy):
+        with strategy.scope():
+            start = keras.initializers.Constant([[0.3], [-0.2], [0.5]])
+            dense = keras.layers.Dense(1, kernel_initializer=start)
+            self.model = keras.Sequential([keras.Input([3]), dense])
+            self.optimizer = adam()
+            self.optimizer.build(self.model.trainable_variables)
+        self.share = share
+
+    def step(self, x, y):
+        with tf.GradientTape() as tape:
+            rows = tf.square(self.model(x, training=True) - y)[:, 0]
+            loss = self.share(rows)
+        weights = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+
+
+def dealt(strategy, size):
+    rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
+    return next(iter(strategy.experimental_distribute_dataset(rows)))
+
+
+def test_a_step_of_a_loop_is_checked_and_not_made():
+    loop = Loop(mean_share, two())
+    before = loop.model.get_weights()
+    report = check_step(loop.step, *dealt(two(), ROWS), strategy=two())
+    assert report.agrees
+    assert report.rows == (7, 6)
+    for now, then in zip(loop.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert int(loop.optimizer.iterations.numpy()) == 0
+
+
+def replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def mean_of_means(rows):
+    return tf.reduce_mean(rows) / replicas()
+
+
+def divided_twice(rows):
+    return mean_share(rows) / replicas()
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "cause"),
+    [
+        (tf.reduce_mean, 12, "sum-of-means"),
+        (mean_of_means, ROWS, "mean-of-means"),
+        (divided_twice, 12, "divided-twice"),
+    ],
+)
+def test_a_wrong_step_of_a_loop_is_named(share, size, cause):
+    loop = Loop(share, two())
+    batch = dealt(two(), size)
+    with pytest.warns(UserWarning, match=cause):
+        report = check_step(loop.step, *batch, strategy=two(), on_failure="warn")
+    assert report.causes == (cause,)
+
+
+def test_where_check_step_may_be_called():
+    with pytest.raises(DistlossError, match=r"in a tf\.function"):
+        tf.function(lambda: check_step(print, strategy=two()))()
+    with pytest.raises(DistlossError, match="outside any scope"):
+        check_step(print)
+    with pytest.raises(DistlossError, match="to be the function"):
+        check_step(None)
