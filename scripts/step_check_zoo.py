@@ -42,7 +42,10 @@ def batches(batch: tuple[Any, ...], replicas: int) -> tf.data.Dataset:
     count = len(batch[0])
     sizes = [count // replicas * replicas, count, replicas - 1]
     every = [rows.take(size).batch(size) for size in sizes]
-    return every[0].concatenate(every[1]).concatenate(every[2])
+    options = tf.data.Options()
+    options.autotune.enabled = False  # whose thread an iterator waits for at its end
+    joined = every[0].concatenate(every[1]).concatenate(every[2])
+    return joined.with_options(options)
 
 
 def reports(build: Callable[[], Any], strategy: Any) -> list[StepReport]:

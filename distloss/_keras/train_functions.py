@@ -95,7 +95,9 @@ def iterator_over(batch: Any, like: Any, strategy: tf.distribute.Strategy) -> An
         nest = leaves if isinstance(specs, tuple) else leaves[0]
         return tf.nest.map_structure(_with_shape_of, specs, nest)
 
-    data = data.map(as_known)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # an iterator would wait for its thread to end
+    data = data.map(as_known).with_options(options)
     return iter(strategy.distribute_datasets_from_function(lambda _context: data))
 
 
