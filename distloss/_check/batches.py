@@ -29,12 +29,17 @@ class GlobalBatch:
 
     def __init__(self, batch: Any, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
+        count = strategy.num_replicas_in_sync
+        if len(strategy.extended.worker_devices) < count:
+            raise ContextError(
+                f"several workers share the batch: {count} replicas, of which this "
+                "one does not have the rows"
+            )
         local = strategy.experimental_local_results
         self._leaves = [
             [_leaf(part) for part in local(leaf)] for leaf in tf.nest.flatten(batch)
         ]
         self._batch = batch
-        count = strategy.num_replicas_in_sync
         parts = [leaf for leaf in self._leaves if len(leaf) == count]
         with_rows = [leaf for leaf in parts if empty.has_rows(leaf[0])]
         if not with_rows:

@@ -14,6 +14,7 @@ from distloss._check.measured import Measured, Runner, flat
 from distloss._check.report import StepReport, not_compared, report_of
 from distloss._check.runs import Seen, on_one_device
 from distloss._check.state import State
+from distloss.replicas.horovod_calls import processes
 
 
 class StepOfReplicas:
@@ -49,6 +50,12 @@ class StepOfReplicas:
         Raises:
           Exception: of `run`.
         """
+        if processes() > 1:
+            run()
+            return self._not_compared(
+                f"Horovod runs {processes()} processes, of which each has a part of "
+                "the batch"
+            )
         try:
             batch = GlobalBatch(self._args, self._strategy)
             step = alone or self._step

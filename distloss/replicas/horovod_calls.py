@@ -44,6 +44,12 @@ def horovod() -> Any:
     return hvd
 
 
+def processes() -> int:
+    """How many there are; 1 where Horovod is not in use. Loads nothing."""
+    hvd = sys.modules.get("horovod.tensorflow")
+    return int(hvd.size()) if hvd is not None and hvd.is_initialized() else 1
+
+
 def start_with_pairs() -> None:
     """Starts Horovod, so that it knows each pair of processes.
 
