@@ -19,6 +19,7 @@ from distloss._audit.checks.causes.batch_statistics import BATCH_STATISTICS
 from distloss._audit.checks.causes.clipping import CLIP_BEFORE_SUM
 from distloss._audit.checks.causes.empty_replica import EMPTY_REPLICA
 from distloss._audit.checks.causes.not_reduced import CHECK as NOT_REDUCED
+from distloss._audit.checks.causes.unexplained import UNEXPLAINED
 from distloss._audit.checks.compare import (
     Difference,
     NotRun,
@@ -168,13 +169,17 @@ def _explain(
     off, difference = _switched_off(comparison, probe, difference)
     if difference.agrees:
         _name_what_was_off(comparison, off)
-        return
+    elif not _is_of_replicas_without_rows(comparison, off, difference):
+        _explain_as_the_audit(comparison, Deviation(off, difference))
+
+
+def _explain_as_the_audit(comparison: Comparison, deviation: Deviation) -> None:
     for attempt in _attempts():
         try:
-            if attempt(comparison, Deviation(off, difference)):
+            if attempt(comparison, deviation):
                 return
         except NotRun as error:
-            comparison.skip(probe.name, str(error))
+            comparison.skip(deviation.probe.name, str(error))
 
 
 def _attempts() -> Iterator[Callable[[Comparison, Deviation], bool]]:
@@ -193,6 +198,28 @@ def _not_finite(comparison: Comparison, probe: Probe, difference: Difference) ->
     evidence = f"rows {rows}: not finite on replicas, finite on one device"
     if 0 in rows:
         comparison.find(EMPTY_REPLICA, difference, evidence)
+
+
+def _is_of_replicas_without_rows(
+    comparison: Comparison, probe: Probe, difference: Difference
+) -> bool:
+    """Whether means are averaged in which replicas without rows count as 0.
+
+    Of a single replica with rows that is 1/N, which a division too many gives as well.
+    """
+    (rows,) = probe.rows()
+    n, filled = comparison.replicas, sum(map(bool, rows))
+    share = filled / n
+    is_share = comparison.tolerance.is_near(difference.scale, share)
+    if filled == n or not (difference.uniform and is_share):
+        return False
+    evidence = f"rows {rows}: alpha = {difference.scale:.4g}, {filled} of {n} have rows"
+    if filled > 1:
+        comparison.find(EMPTY_REPLICA, difference, evidence)
+    else:
+        other = "a division by N too many would give the same; a full batch tells"
+        comparison.find(UNEXPLAINED, difference, f"{evidence}; {other}")
+    return True
 
 
 def _switched_off(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+import tensorflow as tf
 
 from distloss._doctor.engines import Engine
 from distloss._doctor.report import Sum
 
 Array = Any  # of NumPy
 
-DTYPES: dict[str, Any] = {
-    "float32": np.float32,
-    "float64": np.float64,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
+# What rounds each addition, by the dtype.
+DTYPES = {
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
 }
 # Odd ones, and around the sizes at which collectives cut what they send.
 SIZES = (1, 7, 1024, 4097, 262_145, 1_000_003)
@@ -27,24 +29,24 @@ SIZES_OF_PAIRS = (7, 4097, 262_145)
 
 def vector(of: str, replica: int, size: int, dtype: str) -> Array:
     """What one replica adds to a sum: the same whoever asks."""
+    kind = tf.as_dtype(dtype).as_numpy_dtype
     if of == "ones":
-        return np.ones(size, DTYPES[dtype])
+        return np.ones(size, kind)
     random = np.random.default_rng([replica, size, len(of)])
     if of == "whole numbers":  # whose sums are exact in any order, also of 16 bits
-        return random.integers(-3, 4, size).astype(DTYPES[dtype])
-    return random.normal(size=size).astype(DTYPES[dtype])
+        return random.integers(-3, 4, size).astype(kind)
+    return random.normal(size=size).astype(kind)
 
 
 def problem(of: str, got: Array, terms: list[Array]) -> str:
     """What is wrong with a sum; "" if nothing is."""
-    wide = [np.asarray(term, np.float64) for term in terms]
-    wanted, found = sum(wide), np.asarray(got, np.float64)
+    wide = np.stack([np.asarray(term, np.float64) for term in terms])
+    wanted, found = wide.sum(0), np.asarray(got, np.float64)
     if found.shape != wanted.shape:
         return f"it has {found.size} numbers"
     allowed = np.zeros_like(wanted)
     if of == "random numbers":  # each addition rounds, in an order that is not known
-        eps = float(ml_dtypes.finfo(got.dtype).eps)
-        allowed = len(terms) * eps * sum(np.abs(term) for term in wide)
+        allowed = len(terms) * DTYPES[got.dtype.name] * np.abs(wide).sum(0)
     wrong = ~(np.abs(found - wanted) <= allowed)  # also where it is not a number
     if not wrong.any():
         return ""
@@ -80,7 +82,7 @@ def over_pairs(engine: Engine, say: Callable[[str], None]) -> list[Sum]:
             "whole numbers",
             "float32",
             SIZES_OF_PAIRS,
-            lambda arrays, pair=pair: engine.sum_of_pair(pair, arrays),
+            functools.partial(engine.sum_of_pair, pair),
             say,
         )
         for pair in engine.pairs()
