@@ -102,7 +102,6 @@ def _facts(measured: Measured) -> StepFacts:
         tapes=measured.tapes,
         clip=measured.clips,
         batch_norm=measured.batch_norm,
-        is_keras=measured.is_keras,
     )
 
 

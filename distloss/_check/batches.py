@@ -109,10 +109,7 @@ def _part(leaf: Any, bounds: Sequence[tuple[int, int]], context: Any) -> Any:
 
 
 def with_open_rows(batch: Any) -> Any:
-    """What a batch is like, for a function that shall take any number of rows.
-
-    Replicas then run the same program, be there rows for them or not.
-    """
+    """What a batch is like, for a function that shall take any number of rows."""
     return tf.nest.map_structure(
         lambda leaf: None if leaf is None else _open(tf.type_spec_from_value(leaf)),
         batch,

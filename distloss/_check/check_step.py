@@ -69,7 +69,7 @@ float32 allows 7e-05
     # A function of TensorFlow may have been traced for replicas before.
     own = getattr(step, "python_function", step)
     seen = on_all_replicas(own, found, args)
-    checked = StepOfReplicas(own, args, found, is_keras=False)
+    checked = StepOfReplicas(own, args, found)
     report = checked.check(lambda: seen)
     deliver(report, on_failure)
     return report

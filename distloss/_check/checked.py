@@ -25,7 +25,7 @@ class StepOfReplicas:
       batch: nest of what a strategy gives to its replicas, the arguments of `step`.
       strategy: of the replicas.
       number: of the step, from 1.
-      is_keras: whether it is that of a Keras model.
+      alone: what one device runs instead of `step`, if that is not the same.
     """
 
     def __init__(
@@ -34,18 +34,17 @@ class StepOfReplicas:
         batch: tuple[Any, ...],
         strategy: tf.distribute.Strategy,
         number: int = 0,
-        *,
-        is_keras: bool = True,
+        alone: Callable[..., Any] | None = None,
     ) -> None:
+        self._alone = alone or step
         self._step, self._args, self._strategy = step, batch, strategy
-        self._number, self._is_keras = number, is_keras
+        self._number = number
 
-    def check(self, run: Callable[[], Seen], alone: Any = None) -> StepReport:
+    def check(self, run: Callable[[], Seen]) -> StepReport:
         """Measures the step on one device, then `run`; compares the two.
 
         Args:
           run: makes the step on all replicas, and says what was seen.
-          alone: takes the step of one device, if that is not the same.
 
         Raises:
           Exception: of `run`.
@@ -58,8 +57,7 @@ class StepOfReplicas:
             )
         try:
             batch = GlobalBatch(self._args, self._strategy)
-            step = alone or self._step
-            wanted = on_one_device(step, self._strategy, batch.whole())
+            wanted = on_one_device(self._alone, self._strategy, batch.whole())
         except Exception as error:
             run()
             return self._not_compared(f"{type(error).__name__}: {error}")
@@ -80,8 +78,9 @@ class StepOfReplicas:
         why = _why_not(seen, wanted)
         if why:
             return self._not_compared(why)
-        measured = _measured(seen, wanted, batch.rows, is_keras=self._is_keras)
-        runner = Runner(self._step, batch, tuple(wanted.gradients), self._strategy)
+        measured = _measured(seen, wanted, batch.rows)
+        steps = self._step, self._alone
+        runner = Runner(steps, batch, tuple(wanted.gradients), self._strategy)
         verdict = judged(measured, runner.look)
         if wanted.random and not verdict.agrees:
             drawn = ", ".join(wanted.random)
@@ -108,9 +107,7 @@ def _why_not(seen: Seen, wanted: Seen) -> str:
     return ""
 
 
-def _measured(
-    seen: Seen, wanted: Seen, rows: tuple[int, ...], *, is_keras: bool
-) -> Measured:
+def _measured(seen: Seen, wanted: Seen, rows: tuple[int, ...]) -> Measured:
     keys = tuple(wanted.gradients)
     return Measured(
         tuple(wanted.names[key] for key in keys),
@@ -123,5 +120,4 @@ def _measured(
         "clip" in wanted.found,
         "batch_norm" in wanted.found,
         wanted.tapes,
-        is_keras,
     )

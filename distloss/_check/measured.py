@@ -30,7 +30,6 @@ class Measured:
       clips: whether the step clips gradients.
       batch_norm: whether it takes statistics of batches.
       tapes: how many gradients of one variable it takes.
-      is_keras: whether it is that of a Keras model.
     """
 
     names: tuple[str, ...]
@@ -43,7 +42,6 @@ class Measured:
     clips: bool
     batch_norm: bool
     tapes: int
-    is_keras: bool
 
 
 class Judged(Protocol):
@@ -74,17 +72,21 @@ class Runner:
     """Runs a step as a judge wants it, to tell causes apart.
 
     Args:
-      step: what each replica runs.
-      batch: what they were given, as arguments of `step`.
+      steps: what each replica runs, and what one device runs.
+      batch: what replicas were given, as arguments of the former.
       keys: ids of the variables, in the order of the gradients.
       strategy: of the replicas.
     """
 
     def __init__(
-        self, step: Callable[..., Any], batch: GlobalBatch, keys: Any, strategy: Any
+        self,
+        steps: tuple[Callable[..., Any], Callable[..., Any]],
+        batch: GlobalBatch,
+        keys: Any,
+        strategy: Any,
     ) -> None:
-        self._step, self._batch, self._strategy = step, batch, strategy
-        self._keys = keys
+        self._step, self._alone = steps
+        self._batch, self._strategy, self._keys = batch, strategy, keys
         self._known: dict[Any, tuple[Array, float]] = {}
 
     def look(self, count: int, probe: Any) -> tuple[Array, float]:
@@ -117,7 +119,7 @@ class Runner:
             return np.zeros(()), 0.0
         is_all = stop - start == sum(self._batch.rows)
         args = self._batch.whole(order) if is_all else self._batch.between(start, stop)
-        seen = on_one_device(self._step, self._strategy, args, switched)
+        seen = on_one_device(self._alone, self._strategy, args, switched)
         return flat(seen, self._keys), 0.0
 
 

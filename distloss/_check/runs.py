@@ -140,19 +140,25 @@ def on_all_replicas(
 
         strategy.run(replica, args)
 
-    return _run(on_all, args, switched)
+    # Replicas run the same program, be there rows for them or not.
+    return _run(on_all, args, switched, with_open_rows(args))
 
 
-def _run(function: Callable[..., Any], args: Any, switched: Switched) -> Seen:
-    """One run of a graph that is made for it; all variables are what they were."""
+def _run(
+    function: Callable[..., Any], args: Any, switched: Switched, like: Any = None
+) -> Seen:
+    """One run of a graph that is made for it; all variables are what they were.
+
+    The graph takes what is like `like`, or has the shapes of `args`.
+    """
     watch = Watch(switched)
     if switched.tape:  # which variables are trained is known once they were updated
-        known = _run(function, args, Switched(switched.clip, switched.batch_norm))
+        known = _run(function, args, Switched(switched.clip, switched.batch_norm), like)
         watch.recorder.names.update(known.names)
         watch.recorder.shapes.update(known.shapes)
     traced = tf.function(lambda args: function(watch, args))
     with watch.active():
-        concrete = traced.get_concrete_function(with_open_rows(args))
+        concrete = traced.get_concrete_function(like or args)
         state = State(concrete.graph.variables)
         try:
             watch.recorder.clear()

@@ -18,6 +18,7 @@ from distloss._keras.train_functions import (
     put_train_function,
     steps_per_call,
 )
+from distloss._prepare.in_fewer_rows import step_in_fewer_rows
 from distloss.callbacks.arguments import checked_every
 
 
@@ -33,7 +34,8 @@ class StepCheck(Callback):
     Also for models that are not prepared: what is wrong with them is reported with the
     causes of `distloss audit`, as far as the batch shows them.
 
-    The first device must hold what the step needs for the whole batch. Steps that draw
+    The first device must hold what the step needs for the whole batch, or for `rows` of
+    it at a time, as prepared models with the step of Keras can take it. Steps that draw
     random numbers (dropout) are made of other draws on each replica, and are said not
     to be compared; so are steps without an update, as while gradients are accumulated.
     A number of replicas that your code keeps as a Python number is told one device too:
@@ -42,6 +44,7 @@ class StepCheck(Callback):
     Args:
       first: the first step to check, from 1.
       every: steps from one check to the next; None for no other.
+      rows: how many rows the first device takes at a time; None for all of them.
       on_failure: where the two differ, `"raise"` or `"warn"`.
 
     Attributes:
@@ -49,7 +52,8 @@ class StepCheck(Callback):
 
     Raises:
       GradientError: in `fit`: the gradients differ, with `on_failure="raise"`.
-      ArgumentError: an argument that is not allowed.
+      ArgumentError: an argument that is not allowed; in `fit`: `rows` for a model that
+        is not prepared, or that has a step of its own.
 
     Example:
       >>> from distloss.callbacks import StepCheck
@@ -62,16 +66,22 @@ class StepCheck(Callback):
         self,
         first: int = 1,
         every: int | None = None,
-        *,
+        rows: int | None = None,
         on_failure: str = "raise",
     ) -> None:
         super().__init__()
-        self.first = _checked_first(first)
+        self.rows = None if rows is None else _checked("rows", rows)
+        self.first = _checked("first", first)
         self.every = None if every is None else checked_every(every)
         self.on_failure = checked_way(on_failure)
         self.reports: list[StepReport] = []
         self._made = self._last = 0  # steps: before this epoch, and up to this call
         self._kept: Any = None  # the model's own function, while ours is in its place
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Refuses `rows=` where it cannot be kept."""
+        if self.rows is not None:
+            step_in_fewer_rows(self.model, self.rows)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Takes the place of the function that makes the step, if it is to check."""
@@ -115,7 +125,10 @@ class StepCheck(Callback):
         again = iterator_over(batch, iterator, strategy)
         run = functools.partial(self._measured, again, outputs)
         args = (as_steps_get_it(batch),)
-        step = StepOfReplicas(self.model.train_step, args, strategy, number)
+        alone = None
+        if self.rows is not None:
+            alone = step_in_fewer_rows(self.model, self.rows)
+        step = StepOfReplicas(self.model.train_step, args, strategy, number, alone)
         report = step.check(run)
         self.reports.append(report)
         deliver(report, self.on_failure)
@@ -129,10 +142,9 @@ class StepCheck(Callback):
         return watch.seen()
 
 
-def _checked_first(first: Any) -> int:
-    if not isinstance(first, int) or isinstance(first, bool) or first < 1:
+def _checked(name: str, number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ArgumentError(
-            "Expected first= to be the number of a step, an int from 1. Got "
-            f"first={first!r}."
+            f"Expected {name}= to be an int of at least 1. Got {name}={number!r}."
         )
-    return first
+    return number

@@ -21,7 +21,6 @@ class Given:
     clips: bool = False
     batch_norm: bool = False
     tapes: int = 1
-    is_keras: bool = True
     names: tuple = ("kernel", "bias")
     sizes: tuple = (4, 2)
 

@@ -177,8 +177,27 @@ def test_a_prepared_model_of_tf_keras(microbatches):
     assert [report.agrees for report in check.reports] == [True, True]
 
 
+def test_one_device_takes_a_few_rows_at_a_time():
+    seen = []
+
+    class Counts(keras.layers.Layer):
+        def call(self, x):
+            if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+                tf.numpy_function(lambda n: seen.append(int(n)), [tf.shape(x)[0]], [])
+            return x
+
+    check = StepCheck(rows=5)
+    model = prepare(built(layers=[Counts], strategy=two()))
+    fitted(model, check, size=ROWS)
+    assert check.reports[0].agrees
+    assert [n for n in seen if n] == [4, 4, 5]
+    with pytest.raises(DistlossError, match="Expected rows= for a model of Keras 3"):
+        fitted(built(strategy=two()), StepCheck(rows=5))
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"first": 0}, {"first": "1"}, {"every": 0}, {"on_failure": "stop"}]
+    "arguments",
+    [{"rows": 0}, {"first": 0}, {"first": "1"}, {"every": 0}, {"on_failure": "stop"}],
 )
 def test_wrong_arguments_are_named(arguments):
     (name,) = arguments
