@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from distloss import replicas as replicas
     from distloss._audit.report.findings import Report
     from distloss._audit.run import audit
+    from distloss._check.check_step import check_step
     from distloss._formula.shares import mean_share, regularization_share
     from distloss._prepare.prepare import prepare
     from distloss._prepare.row_weighted import row_weighted
@@ -50,6 +51,7 @@ __all__ = [
     "Report",
     "StrategyReplicas",
     "audit",
+    "check_step",
     "mean_share",
     "prepare",
     "regularization_share",
@@ -66,6 +68,7 @@ _HOME = {
     "Report": "distloss._audit.report.findings",
     "StrategyReplicas": "distloss.replicas",
     "audit": "distloss._audit.run",
+    "check_step": "distloss._check.check_step",
     "mean_share": "distloss._formula.shares",
     "prepare": "distloss._prepare.prepare",
     "regularization_share": "distloss._formula.shares",
@@ -148,3 +151,11 @@ def _register_with_tf_keras(_tf_keras: Any) -> None:
     if _import_on_our_backend("distloss.losses.tf_keras", "distloss.metrics"):
         importlib.import_module("distloss.losses.tf_keras").loss_class()
         importlib.import_module("distloss.metrics").class_for_tf_keras()
+
+
+@wrapt.when_imported("distloss._check.judge")
+def _judge_by_the_audit(judge: Any) -> None:
+    # The library does not know the audit, whose causes and words it shows.
+    from distloss._audit.step import judged
+
+    judge.judge_with(judged)

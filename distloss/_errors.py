@@ -79,6 +79,10 @@ class NonfiniteGradientError(DistlossError, FloatingPointError):
     variables: tuple[str, ...] = ()
 
 
+class GradientError(DistlossError, RuntimeError):
+    """A step's gradient is not that of one device."""
+
+
 class LintError(DistlossError, RuntimeError):
     """Source code could not be linted."""
 

@@ -12,6 +12,7 @@ from distloss._audit import command as audit
 from distloss._audit import output
 from distloss._audit.command import AGREES, DIFFERS, NOT_CHECKED
 from distloss._audit.report.printable import printable
+from distloss._doctor import command as doctor
 from distloss._lint import command as lint
 
 __all__ = ["AGREES", "DIFFERS", "NOT_CHECKED", "main"]
@@ -74,4 +75,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     audit.add_to(commands)
     lint.add_to(commands)
+    doctor.add_to(commands)
     return parser

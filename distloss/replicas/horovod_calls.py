@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
+import os
 import re
 import sys
 import weakref
@@ -40,6 +42,35 @@ def horovod() -> Any:
             "hvd.init() of horovod.tensorflow at the start of the program."
         )
     return hvd
+
+
+def processes() -> int:
+    """How many there are; 1 where Horovod is not in use. Loads nothing."""
+    hvd = sys.modules.get("horovod.tensorflow")
+    return int(hvd.size()) if hvd is not None and hvd.is_initialized() else 1
+
+
+def start_with_pairs() -> None:
+    """Starts Horovod, so that it knows each pair of processes.
+
+    Raises:
+      HorovodMissingError: it is not installed.
+    """
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise HorovodMissingError(
+            f"Expected Horovod, to sum over its processes. Got {error!r}. Build it by "
+            "scripts/install_horovod of distloss."
+        ) from error
+    size = next((int(os.environ[x]) for x in _SIZES if x in os.environ), 1)
+    pairs = list(itertools.combinations(range(size), 2))
+    # Of two processes, the pair is all of them; of more, a later start may hang.
+    hvd.init(process_sets=[hvd.ProcessSet(list(pair)) for pair in pairs if size > 2])
+
+
+# Where those that start processes say how many there are, before Horovod knows.
+_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def has_wrapped(optimizer: Any) -> bool:

@@ -178,6 +178,22 @@ class StrategyReplicas(Replicas):
                 sums[i] = gradient
         return sums
 
+    def gathered(self, local: Sequence[tf.Tensor]) -> tf.Tensor:
+        """What each replica has, one after the other along a new axis 0.
+
+        Args:
+          local: of each replica of this process, of one shape. Called outside of
+            replicas, in the scope of the strategy, and by all workers together.
+        """
+        strategy = tf.distribute.get_strategy()
+        if len(local) == strategy.num_replicas_in_sync:
+            return tf.stack(local)
+        parts = iter(local)
+        placed = strategy.experimental_distribute_values_from_function(
+            lambda _context: tf.identity(next(parts))[tf.newaxis]
+        )
+        return strategy.gather(placed, axis=0)
+
     def read_together(self, read: Callable[[], Any]) -> Any:
         """As the base class says; of one process, outside any replica."""
         context = tf.distribute.get_replica_context()

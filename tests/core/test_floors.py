@@ -17,7 +17,9 @@ LIBRARY = (
     {"replicas"},
     {"_formula"},
     {"data", "losses", "metrics", "optimizers"},
-    {"_prepare", "callbacks"},
+    {"_prepare"},
+    {"_check"},
+    {"callbacks"},
 )
 AUDIT = (
     {"_audit.keeper", "_audit.log", "_formats", "_settings"},
@@ -25,9 +27,9 @@ AUDIT = (
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.target"},
     {"_audit.acceptances", "_audit.opening", "_audit.output"},
-    {"_audit.processes", "_audit.session"},
+    {"_audit.processes", "_audit.session", "_audit.step"},
     {"_audit.run"},
-    {"_lint"},
+    {"_doctor", "_lint"},
     {"_audit.command"},
     {"cli", "pytest_plugin"},
     {"__init__", "__main__"},

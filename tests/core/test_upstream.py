@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as tf_keras_itself
 from cases import KERAS, since_keras
+from conftest import strategy_of
 
 from distloss import DistlossError
 from distloss._keras import (
@@ -16,6 +17,8 @@ from distloss._keras import (
     optimizer_state,
     own_steps,
     tf_keras,
+    train_functions,
+    update_rules,
     versions,
 )
 from distloss._keras.compiled_model import (
@@ -27,6 +30,7 @@ from distloss._keras.compiled_model import (
 )
 from distloss._keras.layer_hooks import takes_training
 from distloss._keras.versions import in_symbolic_scope
+from distloss.replicas.alone import alone
 
 
 @since_keras(3, 5)
@@ -358,3 +362,89 @@ def test_tensorflow_has_two_functions_that_make_shares():
     assert list(inspect.signature(average).parameters) == arguments
     assert float(average(tf.constant([1.0, 3.0]), global_batch_size=4)) == 1.0
     assert float(tf.nn.scale_regularization_loss(tf.constant(3.0))) == 3.0
+
+
+def test_fit_asks_for_its_function_before_each_batch():
+    """callbacks.StepCheck puts another one in its place in on_train_batch_begin."""
+    from keras.src.backend.tensorflow import trainer
+
+    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    begin = fit.index("callbacks.on_train_batch_begin(")
+    assert begin < fit.index("self.train_function(iterator)")
+    assert fit.index("self.make_train_function()") < begin
+    fit = inspect.getsource(tf_keras_itself.Model.fit)
+    begin = fit.index("callbacks.on_train_batch_begin(")
+    assert begin < fit.index("self.train_function(iterator)")
+
+
+def test_update_rules_are_called_with_the_variable_of_each_replica():
+    """_keras.update_rules sees what comes to them."""
+    strategy = strategy_of("mirrored", 2)
+    with strategy.scope():
+        weight = keras.Variable([3.0], name="weight")
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build([weight])
+    seen = []
+
+    def watcher(found, gradient, variable):
+        assert found is optimizer
+        seen.append((update_rules.path_of(optimizer, variable), variable.device[-5:]))
+        assert update_rules.whole_of(variable) is weight.value
+
+    def step():
+        optimizer.apply([tf.constant([1.0])], [weight])
+
+    with update_rules.watched(watcher):
+        strategy.run(step)
+    assert seen == [("weight", "CPU:0"), ("weight", "CPU:1")]
+    assert len(update_rules.parts_of(weight)) == 2
+    strategy.run(step)  # which nobody watches
+    assert len(seen) == 2
+    assert weight.numpy().tolist() == [1.0]
+
+
+def test_one_replica_of_a_strategy_can_be_alone():
+    """replicas.alone: what asks for others finds none, on this thread only."""
+    strategy = strategy_of("mirrored", 2)
+
+    def step():
+        context = tf.distribute.get_replica_context()
+        everyone = context.all_reduce("sum", tf.ones([]))
+
+        def merged(found, value):
+            return found.extended.call_for_each_replica(lambda: value + 1)
+
+        again = context.merge_call(merged, args=(everyone,))
+        return context.num_replicas_in_sync, everyone, again
+
+    with alone(strategy):
+        count, everyone, again = step()
+        assert (count, float(everyone), float(again)) == (1, 1.0, 2.0)
+        assert strategy.num_replicas_in_sync == 1
+    assert strategy.num_replicas_in_sync == 2
+    totals = strategy.run(
+        lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.ones([]))
+    )
+    assert [float(x) for x in strategy.experimental_local_results(totals)] == [2, 2]
+
+
+def test_batches_of_replicas_say_what_each_of_them_gets():
+    """_keras.train_functions makes an iterator over one of them."""
+    strategy = strategy_of("mirrored", 2)
+    rows = tf.data.Dataset.range(3).batch(3)
+    iterator = iter(strategy.experimental_distribute_dataset(rows))
+    first, second = train_functions.per_replica_specs(iterator.element_spec)
+    assert first == second == tf.TensorSpec([None], tf.int64)
+    batch = next(iterator)
+    again = train_functions.iterator_over(batch, iterator, strategy)
+    assert again.element_spec == iterator.element_spec
+    parts = strategy.experimental_local_results(next(again))
+    assert [part.numpy().tolist() for part in parts] == [[0, 1], [2]]
+
+
+def test_clipping_and_batch_statistics_are_where_switches_are():
+    """_keras.switches turns them off."""
+    base = keras.optimizers.Optimizer
+    assert list(inspect.signature(base._clip_gradients).parameters) == ["self", "grads"]
+    call = inspect.signature(keras.layers.BatchNormalization.call)
+    assert list(call.parameters) == ["self", "inputs", "training", "mask"]

@@ -1,0 +1,208 @@
+"""Runs a step to look at its gradient, and leaves everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from distloss._check.batches import with_open_rows
+from distloss._check.recorder import Recorder
+from distloss._check.state import State
+from distloss._keras import switches
+from distloss._keras.update_rules import watched
+from distloss.replicas.alone import alone
+
+Array = Any  # of NumPy
+
+
+@dataclass(frozen=True)
+class Switched:
+    """What of a step is on while it runs.
+
+    Attributes:
+      clip: whether gradients are clipped.
+      batch_norm: whether BatchNormalization takes statistics of the batch.
+      tape: whether the gradients of the first tape are wanted.
+    """
+
+    clip: bool = True
+    batch_norm: bool = True
+    tape: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The gradient of one run of a step.
+
+    Attributes:
+      gradients: a flat array for each variable, by the id of the whole variable.
+      names: path of each variable.
+      shapes: the shape of each variable.
+      spread: the largest relative difference between replicas.
+      found: what the step has: "clip", "batch_norm".
+      random: types of the operations that draw random numbers.
+      eps: of the coarsest dtype in which the step computes.
+      tapes: the most gradients of one variable that a replica takes.
+      variables: of the step, on each replica.
+    """
+
+    gradients: dict[int, Array]
+    names: dict[int, str]
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    spread: float = 0.0
+    found: frozenset[str] = frozenset()
+    random: tuple[str, ...] = ()
+    eps: float = 2.0**-23
+    tapes: int = 1
+    variables: tuple[Any, ...] = ()
+
+
+@dataclass
+class Watch:
+    """What is put around a step while it is traced and run."""
+
+    switched: Switched = Switched()
+    recorder: Recorder = field(default_factory=Recorder)
+    found: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """In which steps tell the recorder of their gradients."""
+        with (
+            watched(self.recorder.note_update),
+            switches.clipping(self.found, is_on=self.switched.clip),
+            switches.batch_statistics(self.found, is_on=self.switched.batch_norm),
+            contextlib.ExitStack() as stack,
+        ):
+            if self.switched.tape:
+                tapes = switches.tapes_watched(self.recorder.note_tape)
+                stack.enter_context(tapes)
+            yield
+
+    def seen(self, graph: Any = None) -> Seen:
+        """What the last run showed."""
+        recorder = self.recorder
+        wanted = recorder.of_tapes() if self.switched.tape else recorder.updates()
+        return Seen(
+            wanted,
+            dict(recorder.names),
+            dict(recorder.shapes),
+            recorder.spread,
+            frozenset(self.found),
+            random_operations(graph),
+            max([eps_of(graph), *(_eps(g.dtype) for g in wanted.values())]),
+            recorder.tapes or 1,
+            () if graph is None else tuple(graph.variables),
+        )
+
+
+def on_one_device(
+    step: Callable[..., Any],
+    strategy: tf.distribute.Strategy,
+    args: tuple[Any, ...],
+    switched: Switched = Switched(),  # frozen
+) -> Seen:
+    """What `step` makes of the whole batch, on the first replica alone.
+
+    Raises:
+      Exception: of the step.
+    """
+    device = strategy.extended.worker_devices[0]
+
+    def whole(watch: Watch, args: Any) -> None:
+        # Functions within that replicas have traced before are traced again, since
+        # to TensorFlow this is no device that it has seen.
+        graph = tf.compat.v1.get_default_graph()
+        with graph.device(lambda _operation: device), alone(strategy):
+            watch.recorder.restart()
+            step(*args)
+
+    return _run(whole, args, switched)
+
+
+def on_all_replicas(
+    step: Callable[..., Any],
+    strategy: tf.distribute.Strategy,
+    args: tuple[Any, ...],
+    switched: Switched = Switched(),  # frozen
+) -> Seen:
+    """What `step` makes of `args`, each replica of its part; as above."""
+
+    def on_all(watch: Watch, args: Any) -> None:
+        def replica(*parts: Any) -> None:
+            watch.recorder.restart()
+            step(*parts)
+
+        strategy.run(replica, args)
+
+    # Replicas run the same program, be there rows for them or not.
+    return _run(on_all, args, switched, with_open_rows(args))
+
+
+def _run(
+    function: Callable[..., Any], args: Any, switched: Switched, like: Any = None
+) -> Seen:
+    """One run of a graph that is made for it; all variables are what they were.
+
+    The graph takes what is like `like`, or has the shapes of `args`.
+    """
+    watch = Watch(switched)
+    if switched.tape:  # which variables are trained is known once they were updated
+        known = _run(function, args, Switched(switched.clip, switched.batch_norm), like)
+        watch.recorder.names.update(known.names)
+        watch.recorder.shapes.update(known.shapes)
+    traced = tf.function(lambda args: function(watch, args))
+    with watch.active():
+        concrete = traced.get_concrete_function(like or args)
+        state = State(concrete.graph.variables)
+        try:
+            watch.recorder.clear()
+            traced(args)
+        finally:
+            state.restore()
+    return watch.seen(concrete.graph)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """The definition of a graph, and of all functions that it calls."""
+    definition = graph.as_graph_def()
+    yield definition.node
+    for function in definition.library.function:
+        yield function.node_def
+
+
+_DRAW = ("Random", "Multinomial", "TruncatedNormal", "NonDeterministicInts")
+_NO_DRAW = ("RandomDataset", "StatelessRandomGetKeyCounter", "StatelessRandomGetAlg")
+
+
+def random_operations(graph: Any) -> tuple[str, ...]:
+    """The types of what draws random numbers in a graph."""
+    if graph is None:
+        return ()
+    types = {node.op for nodes in _graphs(graph) for node in nodes}
+    drawing = {t for t in types if any(word in t for word in _DRAW)}
+    return tuple(sorted(t for t in drawing if not t.startswith(_NO_DRAW)))
+
+
+_COARSE = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+_COMPUTE = ("MatMul", "Conv", "Mul", "Einsum", "Add")
+
+
+def eps_of(graph: Any) -> float:
+    """Of the 16 bit dtype in which a graph multiplies or adds; 0 without one."""
+    if graph is None:
+        return 0.0
+    found = [0.0]
+    for node in (node for nodes in _graphs(graph) for node in nodes):
+        if any(word in node.op for word in _COMPUTE) and "T" in node.attr:
+            found.append(_COARSE.get(tf.as_dtype(node.attr["T"].type), 0.0))
+    return max(found)
+
+
+def _eps(dtype: Any) -> float:
+    return float(np.finfo(dtype).eps)

@@ -1,0 +1,104 @@
+"""The examination: what there is, whether it sums rightly, and how fast."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import threading
+import time
+from typing import Any
+
+from distloss._doctor.known import Machine, known
+from distloss._doctor.report import Report
+
+_PACKAGES = ("distloss", "tensorflow", "keras", "tf-keras", "horovod", "numpy")
+
+
+class Watchdog:
+    """Ends this process where a sum does not end.
+
+    A collective whose other side does not answer waits for ever, and no exception
+    reaches the thread that waits.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._what = seconds, "starting"
+        self._since = time.monotonic()
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+
+    def say(self, what: str) -> None:
+        """Notes what is done now."""
+        self._what, self._since = what, time.monotonic()
+
+    def _watch(self) -> None:
+        while time.monotonic() - self._since < self._seconds:
+            time.sleep(0.2)
+        from distloss._audit import output
+
+        output.say(
+            f"distloss: {self._what}: no answer in {self._seconds:g} s. A device or a "
+            "process does not take part, or is slower: see --timeout."
+        )
+        os._exit(2)
+
+
+def examined(engine: str, replicas: int | None, timeout: float) -> Report:
+    """Examines this machine, or this process's part of several.
+
+    Raises:
+      DistlossError: the replicas cannot be had.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    watchdog = Watchdog(timeout)
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # vectors of many lengths are meant to be
+    from distloss._doctor import sums
+
+    made = _engine(engine, replicas)
+    found = [*sums.over_all(made, watchdog.say), *sums.over_pairs(made, watchdog.say)]
+    found = sums.agreed(made, found)
+    from distloss._doctor.speed import speeds
+
+    timed = speeds(made, watchdog.say)
+    versions = _versions()
+    return Report(
+        engine,
+        versions,
+        _devices(made),
+        tuple(found),
+        tuple(timed),
+        known(_machine(made, versions)),
+        # Each that saw something wrong tells it, too.
+        made.here[0] == 0 or any(one.wrong for one in found),
+    )
+
+
+def _engine(engine: str, replicas: int | None) -> Any:
+    from distloss._doctor.engines import HorovodEngine, StrategyEngine
+
+    return HorovodEngine() if engine == "horovod" else StrategyEngine(replicas)
+
+
+def _devices(engine: Any) -> tuple[str, ...]:
+    names = dict(zip(engine.here, engine.names, strict=True))
+    return tuple(names.get(n, "of another process") for n in range(engine.count))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in (*_PACKAGES, "tensorboard"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(engine: Any, versions: dict[str, str]) -> Machine:
+    import keras
+
+    gpus = sum(name.startswith("GPU") for name in engine.names)
+    return Machine(versions, gpus, engine.workers, keras.config.backend())
