@@ -28,8 +28,10 @@ from distloss.callbacks import StepCheck
 
 # What a gradient does not show, and what one batch does not.
 UNSEEN = {
-    "a06_nominal_batch_size": "its constant is right for a batch of that size",
+    "a06_nominal_batch_size": "one device divides by the same constant",
+    "a07_empty_replica": "the gradient is right, the loss that is shown is NaN",
     "a10_report_only": "the gradient is right, the reported loss is not",
+    "a11_tokens_by_rows": "one device divides by rows as well",
     "a16_overflow": "no gradient of these rows overflows",
     "a20_whole_batch_on_each": "the batch is dealt twice before a step has it",
     "a26_slices_apart": "the gradient is right, the update of its slices is not",
@@ -48,37 +50,36 @@ def batches(batch: tuple[Any, ...], replicas: int) -> tf.data.Dataset:
     return joined.with_options(options)
 
 
-def reports(build: Callable[[], Any], strategy: Any) -> list[StepReport]:
-    """What is said of the three steps."""
+def check(build: Callable[[], Any], strategy: Any, found: list[StepReport]) -> None:
+    """Puts what is said of the three steps into `found`, as far as they run."""
     with strategy.scope():
         model, batch = build()
     data = batches(batch, strategy.num_replicas_in_sync)
     if isinstance(model, keras.Model):
-        check = StepCheck(every=1, on_failure="warn")
-        model.fit(data, verbose=0, shuffle=False, callbacks=[check])
-        return check.reports
-    found = []
+        callback = StepCheck(every=1, on_failure="warn")
+        callback.reports = found
+        model.fit(data, verbose=0, shuffle=False, callbacks=[callback])
+        return
     for part in strategy.experimental_distribute_dataset(data):
-        step = model.train_step
-        checked = distloss.check_step
+        step, checked = model.train_step, distloss.check_step
         found.append(checked(step, part, strategy=strategy, on_failure="warn"))
-    return found
 
 
 def verdict(build: Callable[[], Any], strategy: Any) -> tuple[bool, str]:
     """Whether any step is reported, and in which words."""
+    found: list[StepReport] = []
+    other = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = reports(build, strategy)
+            check(build, strategy, found)
         except Exception as error:  # of the step, as on no rows
-            return True, f"raises {type(error).__name__}"
+            other.append(f"raises {type(error).__name__}")
     wrong = [report for report in found if report.agrees is False]
-    causes = ", ".join(dict.fromkeys(c for report in wrong for c in report.causes))
-    if wrong:
-        return True, causes or "no cause"
-    other = [report.why[:80] for report in found if report.agrees is None]
-    return False, "; ".join(["silent", *other])
+    causes = list(dict.fromkeys(c for report in wrong for c in report.causes))
+    other += [report.why[:80] for report in found if report.agrees is None]
+    said = (causes or ["no cause"]) if wrong else ["silent"]
+    return bool(wrong), ", ".join([*said, *other])
 
 
 def virtual(replicas: int) -> Any:

@@ -58,8 +58,9 @@ def as_steps_get_it(batch: Any) -> Any:
 
 
 def _is_optional(leaf: Any) -> bool:
-    part = getattr(leaf, "values", [leaf]) if hasattr(leaf, "_type_spec") else [leaf]
-    return isinstance(part[0], tf.experimental.Optional)
+    is_of_replicas = isinstance(leaf, tf.distribute.DistributedValues)
+    first = leaf.values[0] if is_of_replicas else leaf
+    return isinstance(first, tf.experimental.Optional)
 
 
 def per_replica_specs(spec: Any) -> Any:
