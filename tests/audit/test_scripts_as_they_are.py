@@ -47,6 +47,7 @@ RIGHT = {
     "loop_right": (),
     "swallows": (),
     "gan": (),
+    "loop_in_trainer": (),
 }
 NO_VERDICT = {
     "plain_loop": r"100 updates by SGD at .*plain_loop.py:13 .*a function build\(\)",

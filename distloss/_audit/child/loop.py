@@ -21,6 +21,8 @@ class Loop:
       call: what was run.
       variables: that it updates.
       optimizers: that it updates them with.
+      used: what else it may use, and frames that must stay for that: a method under
+        `tf.function` does not keep its object alive.
 
     Attributes:
       trainable_variables: the same.
@@ -29,13 +31,19 @@ class Loop:
     """
 
     def __init__(
-        self, call: Call, variables: Sequence[Any], optimizers: Sequence[Any]
+        self,
+        call: Call,
+        variables: Sequence[Any],
+        optimizers: Sequence[Any],
+        used: Sequence[Any] = (),
     ) -> None:
         self._call = call
         # MirroredStrategy, too, makes one graph of all replicas and not one of each.
         self._function = getattr(call.function, "python_function", call.function)
         self.trainable_variables = list(variables)
-        self.held = [*optimizers, *_used_by(call.function)]
+        self._used = used
+        used = [*_used_by(call.function), *used]
+        self.held = different([*optimizers, *filter(_has_variables, used)])
         self.dealt = call.dealt if _all_dense(call.dealt) else []
 
     def train_step(self, batch: Any) -> Any:
@@ -164,7 +172,7 @@ def _used_by(function: Any) -> list[Any]:
     if inspect.isfunction(plain):
         used = inspect.getclosurevars(plain)
         found += [*used.nonlocals.values(), *used.globals.values()]
-    return [one for one in found if _has_variables(one)]
+    return found
 
 
 def _has_variables(thing: Any) -> bool:

@@ -18,6 +18,7 @@ from distloss._audit.child.built import (
     as_tensors,
     built,
     digests,
+    joined,
     loaded_batch,
     save_batch,
 )
@@ -98,11 +99,15 @@ class StepUnderTest:
             "notes": script.notes if script else [],
             "rows_of_script": script.rows if script else 0,
             "counts_replicas": script.counts_replicas if script else False,
-            "always": script.rows if script and script.is_full else 0,
+            "is_part": script.is_part if script else False,
+            "always": script.rows if script and script.batches.is_full else 0,
+            "count": script.batches.count if script else 0,
         }
 
     def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
+        if self._script is not None and self._script.is_part:
+            return [digests(leaves_of(self._built.batch))]
         if isinstance(self._built.model, Loop):
             return [digests(leaves_of(part)) for part in self._built.model.dealt]
         with self._devices.scope():
@@ -112,6 +117,19 @@ class StepUnderTest:
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
         save_batch(self._built.batch, path)
+
+    def save_part(self, path: str) -> None:
+        """Writes the rows of this process."""
+        save_batch(self._built.batch, _part(path, self._devices.rank))
+
+    def join_parts(self, path: str) -> None:
+        """Takes the rows of all processes, and writes them once, for others."""
+        every = [_part(path, rank) for rank in range(self._devices.replicas)]
+        batch = joined(self._built.batch, every)
+        self._built = dataclasses.replace(self._built, batch=batch)
+        self._instruments.lint.rows = self._built.rows
+        if not self._devices.rank:
+            save_batch(batch, path)
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
@@ -272,6 +290,10 @@ class StepUnderTest:
             "moves_weights": recorder.moves_weights(),
             **change.about(),
         }
+
+
+def _part(path: str, rank: int | None) -> str:
+    return f"{path}.{rank}.npz"
 
 
 def _changed(leaves: list[Any], probe: dict[str, Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from distloss._audit.child.contract import (
     with_leaves,
     without_optionals,
 )
-from distloss._audit.child.full_batches import rows_of_all
+from distloss._audit.child.full_batches import rows_and_count
 
 BATCH_SIZE = 32  # that of `fit` for arrays
 MOST_ROWS = 1024  # more make a step no more telling
@@ -34,24 +34,37 @@ class Batch:
 
     Attributes:
       rows: the batch.
-      is_full: whether all batches have as many rows, as far as is known.
+      size: rows of each batch, but for a last short one; 0 if that is not known.
+      count: rows of all batches of an epoch; -1 if batches are never short.
     """
 
     rows: Any
-    is_full: bool = False
+    size: int = 0
+    count: int = 0
 
-    def full(self, rows: int) -> Batch:
-        """The same of a data set whose batches all have `rows`, if this one has."""
+    @property
+    def is_full(self) -> bool:
+        """Whether all batches have as many rows, as far as is known."""
+        return bool(self.size) and (self.count < 0 or not self.count % self.size)
+
+    def of(self, size: int, count: int) -> Batch:
+        """The same of a data set with such batches, if this is one of them."""
         leaves = leaves_of(self.rows)
         has_rows = all(getattr(leaf, "shape", ()) for leaf in leaves)
-        return Batch(self.rows, has_rows and rows_of(self.rows) == rows)
+        is_one = has_rows and rows_of(self.rows) == size
+        return Batch(self.rows, size, count) if is_one else Batch(self.rows)
 
-    def cut(self, most: int | None) -> tuple[Any, str]:
-        """At most so many rows of it, and a note on that."""
+    def cut(self, most: int | None, processes: int = 1) -> tuple[Any, str]:
+        """At most so many rows of it, and a note on that.
+
+        Args:
+          most: rows of the batch of all processes; None for what makes a step quick.
+          processes: of which each has such a batch.
+        """
         leaves = leaves_of(self.rows)
         if any(not getattr(leaf, "shape", ()) for leaf in leaves):
             return self.rows, ""  # which is refused later, in words about that
-        most, rows = most or MOST_ROWS, rows_of(self.rows)
+        most, rows = max(1, (most or MOST_ROWS) // processes), rows_of(self.rows)
         if rows is None or rows <= most:
             return self.rows, ""
         cut = with_leaves(self.rows, [rows_between(leaf, 0, most) for leaf in leaves])
@@ -68,15 +81,15 @@ def of_fit(given: Given) -> Batch:
     x, y, weight = given["x"], given["y"], given["sample_weight"]
     if not array_data_adapter.can_convert_arrays((x, y, weight)):
         batch = Batch(_weighted(first_of(x), given))
-        return batch.full(rows_of_all(x))
+        return batch.of(*rows_and_count(x))
     if given["validation_split"]:
         (x, y, weight), _ = array_slicing.train_validation_split(
             (x, y, weight), validation_split=given["validation_split"]
         )
-    size = given["batch_size"] or BATCH_SIZE
     rows = len(tf.nest.flatten(x)[0])
+    size = min(given["batch_size"] or BATCH_SIZE, rows)
     batch = _adapted(x, y, weight, batch_size=size, class_weight=given["class_weight"])
-    return Batch(batch, rows % min(size, rows) == 0)
+    return Batch(batch, size, rows)
 
 
 def of_train_on_batch(given: Given) -> Batch:
