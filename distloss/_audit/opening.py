@@ -9,8 +9,10 @@ from typing import Any
 
 from distloss._audit.checks import diagnosis
 from distloss._audit.checks.causes.sharding import GROWS_WITH_REPLICAS
+from distloss._audit.checks.compare import StepFacts
 from distloss._audit.conversation import Children
 from distloss._audit.report.findings import Finding, Skipped
+from distloss._errors import AuditError
 
 BATCH = "batch.npz"
 
@@ -83,6 +85,23 @@ def opened(children: Children, folder: str, *, float64: bool) -> Opening:
         findings,
         notes,
     )
+
+
+def check_divisor(facts: StepFacts, opening: Opening) -> None:
+    """Refuses a step that divides by the rows of one process, which the audit changes.
+
+    Raises:
+      AuditError: it does.
+    """
+    rows = opening.of_process
+    if rows < opening.rows and rows in {*facts.constants, *facts.batch_sizes}:
+        raise AuditError(
+            "Expected a step that divides by the rows that it is given. Got one that "
+            f"divides by the constant {rows}, as many as the first batch of a process "
+            "has: other numbers of processes share the same batch here, and each has "
+            "other rows. Write a function build() that returns (model, batch), whose "
+            "step divides by rows that it counts, and audit that."
+        )
 
 
 def _merged(answers: dict[int, list[Any]]) -> dict[int, Any]:

@@ -19,7 +19,7 @@ from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
-from distloss._audit.opening import BATCH, Opening, opened
+from distloss._audit.opening import BATCH, check_divisor, opened
 from distloss._audit.report.findings import Finding, Location, Measured, Report, Skipped
 from distloss._audit.target import Target
 from distloss._errors import AuditError
@@ -145,7 +145,7 @@ class Session:
             self._target.splits,
             is_even=opening.is_even,
         )
-        _check_divisor(facts, opening)
+        check_divisor(facts, opening)
         self._share_weights(facts)
         baseline = calibrated(self._observer.look, facts, self._observer.patient)
         diagnosis.look_at_one_device(baseline)
@@ -282,23 +282,6 @@ class Session:
             dataclasses.replace(f, location=found.get(CAUSES[f.cause].made_with))
             for f in findings
         ]
-
-
-def _check_divisor(facts: StepFacts, opening: Opening) -> None:
-    """Refuses a step that divides by the rows of one process, which the audit changes.
-
-    Raises:
-      AuditError: it does.
-    """
-    rows = opening.of_process
-    if rows < opening.rows and rows in {*facts.constants, *facts.batch_sizes}:
-        raise AuditError(
-            "Expected a step that divides by the rows that it is given. Got one that "
-            f"divides by the constant {rows}, as many as the first batch of a process "
-            "has: other numbers of processes share the same batch here, and each has "
-            "other rows. Write a function build() that returns (model, batch), whose "
-            "step divides by rows that it counts, and audit that."
-        )
 
 
 def _restrictions(traced: dict[str, Any]) -> list[Skipped]:

@@ -1,6 +1,7 @@
 """What a script makes of TensorFlow is replaced while it runs, and only then."""
 
 import inspect
+import json
 import sys
 
 import keras
@@ -57,6 +58,20 @@ def test_a_strategy_that_a_script_makes_is_that_of_the_audit(name, two):
     assert two.num_replicas_in_sync == 2
     assert tf.distribute.OneDeviceStrategy("CPU:0") is not two
     assert tf.distribute.MirroredStrategy(["CPU:0"]).num_replicas_in_sync == 1
+
+
+def test_a_script_finds_the_workers_that_it_looks_for(two, monkeypatch):
+    with in_place_of_strategies(two, print):
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("my-tpu")
+        assert tf.distribute.TPUStrategy(resolver) is two
+        assert resolver.master() == ""
+        assert resolver.cluster_spec().as_dict() == {"worker": ["localhost:8470"]}
+        workers = tf.distribute.MultiWorkerMirroredStrategy().cluster_resolver
+        assert (workers.task_type, workers.task_id) == (None, None)
+        cluster = {"cluster": {"worker": ["a:1"]}, "task": {"type": "chief"}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        assert two.cluster_resolver.task_type == "chief"
+    assert two.cluster_resolver is None
 
 
 def test_workers_that_update_by_themselves_are_refused(two):

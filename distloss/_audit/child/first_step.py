@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
 from distloss._audit.child import script_batch
-from distloss._audit.child.full_batches import rows_and_count
+from distloss._audit.child.full_batches import rows_and_count, rows_of_all
 from distloss._audit.child.loop import Call, Loop
 from distloss._audit.child.own_loop import OwnLoop, frames_from
 from distloss._audit.child.patches import replaced, when_imported
@@ -103,7 +103,11 @@ class FirstStep:
             if self.found is None:
                 given = signature.bind(model, *args, **kwargs)
                 given.apply_defaults()
-                self.found = (model, batch_of(given.arguments))
+                batch = batch_of(given.arguments)
+                self.found = (
+                    model,
+                    self._one_of_dealt(batch) if batch.dealt else batch,
+                )
                 self.strategy = model.distribute_strategy
                 if self._is_process:
                     self._places.data = here(method.__name__)
@@ -124,7 +128,7 @@ class FirstStep:
                 base,
                 run=self._instead_of_run(base.run),
                 experimental_distribute_dataset=self._noting(distribute),
-                distribute_datasets_from_function=self._noting(from_function),
+                distribute_datasets_from_function=self._noting_made(from_function),
             ):
                 yield
         finally:
@@ -136,6 +140,21 @@ class FirstStep:
             self._dealt.add(rows_and_count(dataset))
             self._places.data = self._places.data or here(original.__name__)
             return original(strategy, dataset, *args, **more)
+
+        return distribute
+
+    def _noting_made(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def distribute(strategy: Any, make: Any, *args: Any, **more: Any) -> Any:
+            def made(context: Any) -> Any:
+                data = make(context)
+                # Each replica gets a batch of it: so many rows are in all of them.
+                rows = rows_of_all(data) * context.num_replicas_in_sync
+                self._dealt.add((rows, -1))
+                return data
+
+            self._places.data = self._places.data or here(original.__name__)
+            return original(strategy, made, *args, **more)
 
         return distribute
 
@@ -159,15 +178,15 @@ class FirstStep:
             call = Call.of(strategy, fn, args, kwargs)
             alive = frames_from(sys._getframe(1))
             loop = Loop(call, updates.variables, updates.optimizers, alive)
-            self.found = (loop, self._one_of_dealt(call.batch))
+            batch = Batch(call.batch, dealt=tuple(call.dealt))
+            self.found = (loop, self._one_of_dealt(batch))
             self.strategy = strategy
             raise Stop
 
         return run
 
-    def _one_of_dealt(self, rows: Any) -> Batch:
+    def _one_of_dealt(self, batch: Batch) -> Batch:
         """A batch of the data set that was used, if there was one only."""
-        batch = Batch(rows)
         return batch.of(*next(iter(self._dealt))) if len(self._dealt) == 1 else batch
 
     def _update_of_its_own(self, optimizer: Any, _variables: list[Any]) -> bool:
@@ -210,7 +229,7 @@ class FirstStep:
         used = (*step.used, *frames_from(sys._getframe(1)))
         loop = Loop(call, updates.variables, updates.optimizers, used)
         self._dealt = {rows_and_count(data) for data in self._own.data}
-        self.found = (loop, self._one_of_dealt(call.batch))
+        self.found = (loop, self._one_of_dealt(Batch(call.batch)))
         self._places.data = step.called_at
         raise Stop
 

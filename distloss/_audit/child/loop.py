@@ -27,7 +27,6 @@ class Loop:
     Attributes:
       trainable_variables: the same.
       held: what the function uses, whose variables are restored after a probe.
-      dealt: for each replica, its part of the first batch.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Loop:
         self._used = used
         used = [*_used_by(call.function), *used]
         self.held = different([*optimizers, *filter(_has_variables, used)])
-        self.dealt = call.dealt if _all_dense(call.dealt) else []
 
     def train_step(self, batch: Any) -> Any:
         """Runs the function on a replica's part of a batch."""
@@ -104,7 +102,7 @@ class Call:
         return cls(
             function,
             tf.nest.pack_sequence_as(nest, others),
-            chosen(_together),
+            chosen(together),
             [of_replica(index) for index in range(replicas)],
         )
 
@@ -153,7 +151,7 @@ def _rows(parts: Sequence[Any]) -> int | None:
     return total
 
 
-def _together(parts: Sequence[Any]) -> Any:
+def together(parts: Sequence[Any]) -> Any:
     """The rows of all replicas."""
     if len(parts) == 1:
         return parts[0]
@@ -180,8 +178,8 @@ def _has_variables(thing: Any) -> bool:
     return isinstance(thing, kinds) or callable(getattr(thing, "apply_gradients", None))
 
 
-def _all_dense(parts: Sequence[Any]) -> bool:
-    """Whether a digest of each row can be had."""
+def all_dense(parts: Iterable[Any]) -> bool:
+    """Whether batches hold neither ragged nor sparse tensors."""
     leaves = [leaf for part in parts for leaf in leaves_of(part)]
     return not any(isinstance(x, (tf.RaggedTensor, tf.SparseTensor)) for x in leaves)
 

@@ -27,7 +27,6 @@ from distloss._audit.child.devices import Devices
 from distloss._audit.child.float64 import compute_in_float64
 from distloss._audit.child.holdings import path_of, shared_variables, variables_of
 from distloss._audit.child.instruments import Instruments, installed
-from distloss._audit.child.loop import Loop
 from distloss._audit.child.recorder import components
 from distloss._audit.child.script import Script
 from distloss._audit.child.state import State, load_weights, save_weights
@@ -95,7 +94,7 @@ class StepUnderTest:
         has_data_set = callable(getattr(model, "dataset", None))
         return {
             "rows": self._built.rows,
-            "dataset": has_data_set or bool(getattr(model, "dealt", ())),
+            "dataset": has_data_set or bool(script and script.dealt),
             "notes": script.notes if script else [],
             "rows_of_script": script.rows if script else 0,
             "counts_replicas": script.counts_replicas if script else False,
@@ -108,8 +107,8 @@ class StepUnderTest:
         """The digest of each row that each replica gets first of the data set."""
         if self._script is not None and self._script.is_part:
             return [digests(leaves_of(self._built.batch))]
-        if isinstance(self._built.model, Loop):
-            return [digests(leaves_of(part)) for part in self._built.model.dealt]
+        if self._script is not None:
+            return [digests(leaves_of(part)) for part in self._script.dealt]
         with self._devices.scope():
             batches = self._devices.first_batches(self._built.model.dataset)
         return [digests(batch) for batch in batches]

@@ -15,6 +15,7 @@ from distloss._audit.child.count import Counted
 from distloss._audit.child.determinism import seed_process
 from distloss._audit.child.devices import Devices
 from distloss._audit.child.first_step import FirstStep, Stop
+from distloss._audit.child.loop import all_dense
 from distloss._audit.child.module_paths import find_modules_in
 from distloss._audit.child.places import Places
 from distloss._audit.child.script_batch import Batch, as_it_is
@@ -26,6 +27,12 @@ _NONE = "the script makes none: it runs in the scope of MirroredStrategy here"
 _OUTSIDE = (
     "the script makes one, and its first training step is outside of its scope, on one "
     "device: here it runs in that scope"
+)
+
+_RAGGED = (
+    "Expected dense arrays as the batch of each process, to take those of all "
+    "together. Got ragged or sparse tensors. Write a function build() that returns "
+    "(model, batch) with the rows of all processes, and audit that."
 )
 
 
@@ -41,6 +48,7 @@ class Script:
       notes: what is other than the script says, as pairs of what and why.
       batches: what is known of the rows of all batches.
       rows: of its batch, before that is cut.
+      dealt: for each replica, its part, where the script deals out its data.
       counts_replicas: whether it asks how many replicas there are.
       has_scope: it enters the scope of the strategy itself.
       is_part: whether its batch is only that of this process, of several.
@@ -60,6 +68,7 @@ class Script:
         self.rows = 0
         self._made = False  # a strategy
         self.notes: list[tuple[str, str]] = []
+        self.dealt: list[Any] = []
         self.batches = Batch(None)
 
     def __call__(self) -> tuple[Any, Any]:
@@ -104,12 +113,16 @@ class Script:
 
     def _as_build_returns(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         rows, note = batch.cut(self._target["rows"], self._processes())
+        self.notes += batch.notes
         if note:
             self.notes.append(("all rows", note))
         if self.told is not None:
             why = f"the script asks how many replicas there are, and hears {self.told}"
             self.notes.append(("batch that grows with the replicas", why))
         self.batches, self.rows = batch, rows_of(batch.rows)
+        self.dealt = list(batch.dealt) if all_dense(batch.dealt) else []
+        if self.is_part and not all_dense([rows]):
+            raise AuditError(_RAGGED)
         if tf_keras.is_model(model) and not model.built:
             # Weights are made in the first step; until then one cannot ask for them.
             scope = (

@@ -14,10 +14,14 @@ import tensorflow as tf
 from tensorflow.python.distribute import (
     central_storage_strategy,
     collective_all_reduce_strategy,
+    distribute_lib,
     mirrored_strategy,
     one_device_strategy,
     parameter_server_strategy_v2,
     tpu_strategy,
+)
+from tensorflow.python.distribute.cluster_resolver.tfconfig_cluster_resolver import (
+    TFConfigClusterResolver,
 )
 from tensorflow.python.distribute.cluster_resolver.tpu import tpu_cluster_resolver
 from tensorflow.python.eager import context
@@ -123,15 +127,7 @@ def _without_devices_of_its_own() -> Iterator[None]:
             read = vars(context.Context)[name].fget
             own = property(read, _does_nothing)
             stack.enter_context(replaced(context.Context, **{name: own}))
-        resolver = tpu_cluster_resolver.TPUClusterResolver
-        stack.enter_context(
-            replaced(
-                resolver,
-                __init__=_does_nothing,
-                connect=staticmethod(lambda *_args, **_kwargs: None),
-                master=lambda *_args, **_kwargs: "",
-            )
-        )
+        stack.enter_context(_resolvers_of_here())
         stack.enter_context(
             replaced(
                 tf.config,
@@ -146,6 +142,34 @@ def _without_devices_of_its_own() -> Iterator[None]:
                 shutdown_tpu_system=_does_nothing,
             )
         )
+        yield
+
+
+@contextlib.contextmanager
+def _resolvers_of_here() -> Iterator[None]:
+    """Whatever TPUs a script asks for are those of this machine.
+
+    A strategy says who its workers are as one of several does: by TF_CONFIG.
+    """
+    resolver = tpu_cluster_resolver.TPUClusterResolver
+    initialize = resolver.__init__
+    of_strategy = distribute_lib.StrategyBase.cluster_resolver.fget
+
+    def init(this: Any, *_args: Any, **_kwargs: Any) -> None:
+        initialize(this, "local")
+
+    def found(strategy: Any) -> Any:
+        return of_strategy(strategy) or TFConfigClusterResolver()
+
+    with (
+        replaced(
+            resolver,
+            __init__=init,
+            connect=staticmethod(lambda *_args, **_kwargs: resolver()),
+            cluster_spec=lambda _: tf.train.ClusterSpec({"worker": ["localhost:8470"]}),
+        ),
+        replaced(distribute_lib.StrategyBase, cluster_resolver=property(found)),
+    ):
         yield
 
 
