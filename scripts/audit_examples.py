@@ -51,7 +51,7 @@ EXPECTED = {
     "tpu_digits": ([RIGHT], "a loop with DistributedLoss"),
     "two_towers": (
         ["empty-replica", "not-decomposable", "sparse-slices-apart"],
-        "negatives of one replica, Adam of embeddings",
+        "negatives of one replica, Adagrad of embeddings",
     ),
     "vae_add_loss": (["divided-twice"], "plain Keras, a sum in add_loss"),
     "wrong_scaling": ([NO_STEP], "no model, and expects 4 replicas"),

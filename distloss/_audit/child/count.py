@@ -17,10 +17,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
-from distloss._audit.child.patches import replaced, when_imported
+from distloss._audit.child.patches import HOROVODS, replaced, when_imported
 from distloss._audit.child.places import is_of_user
-
-_HOROVODS = ("horovod.tensorflow", "horovod.tensorflow.keras", "horovod.keras")
 
 
 class Counted:
@@ -52,7 +50,7 @@ class Counted:
                     size = self._instead_of(horovod.size)
                     stack.enter_context(replaced(horovod, size=size))
 
-                for name in _HOROVODS:
+                for name in HOROVODS:
                     stack.enter_context(when_imported(name, watch))
                 yield
         finally:

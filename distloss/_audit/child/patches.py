@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+HOROVODS = ("horovod.tensorflow", "horovod.tensorflow.keras", "horovod.keras")
 _MISSING = object()
 
 

@@ -7,6 +7,7 @@ replicas; what would look for other devices, or configure them, does nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from tensorflow.python.distribute.cluster_resolver.tfconfig_cluster_resolver imp
 from tensorflow.python.distribute.cluster_resolver.tpu import tpu_cluster_resolver
 from tensorflow.python.eager import context
 
-from distloss._audit.child.patches import replaced
+from distloss._audit.child.patches import HOROVODS, replaced, when_imported
 from distloss._errors import AuditError
 
 # The classes behind what tf.distribute offers, and what scripts call them.
@@ -61,7 +62,7 @@ def in_place_of_strategies(
 
     Args:
       strategy: on the replicas of this process; None with Horovod, where scripts make
-        none.
+        none. A script that is for the other engine is refused.
       note: called with the name of each that was replaced.
     """
     with contextlib.ExitStack() as stack:
@@ -69,6 +70,12 @@ def in_place_of_strategies(
             for name, cls in _CLASSES.items():
                 stack.enter_context(_giving(strategy, cls, name, note))
             stack.enter_context(_new(_PARAMETER_SERVER, _refused))
+            for module in HOROVODS:
+                refuse = functools.partial(_refuse_horovod, stack)
+                stack.enter_context(when_imported(module, refuse))
+        else:
+            for cls in (*_CLASSES.values(), _PARAMETER_SERVER):
+                stack.enter_context(_new(cls, _refused_with_horovod))
         stack.enter_context(_without_devices_of_its_own())
         yield
 
@@ -115,6 +122,25 @@ def _refused(*_args: Any, **_kwargs: Any) -> Any:
         "Expected a strategy whose replicas make one update together. Got "
         "ParameterServerStrategy, whose workers update by themselves."
     )
+
+
+def _refused_with_horovod(made: Any, *_args: Any, **_kwargs: Any) -> Any:
+    raise AuditError(
+        "Expected a script without a strategy for --engine horovod, where each process "
+        f"is a replica. Got one that makes a {made.__name__}. Use --engine strategy."
+    )
+
+
+def _refuse_horovod(stack: contextlib.ExitStack, horovod: Any) -> None:
+    """A script that initializes Horovod is not for one process."""
+
+    def init(*_args: Any, **_kwargs: Any) -> None:
+        raise AuditError(
+            "Expected a script whose replicas are those of a strategy. Got one that "
+            "calls hvd.init(). Use --engine horovod."
+        )
+
+    stack.enter_context(replaced(horovod, init=init))
 
 
 @contextlib.contextmanager
