@@ -19,7 +19,7 @@ from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
-from distloss._audit.opening import BATCH, opened
+from distloss._audit.opening import BATCH, check_divisor, opened
 from distloss._audit.report.findings import Finding, Location, Measured, Report, Skipped
 from distloss._audit.target import Target
 from distloss._errors import AuditError
@@ -140,8 +140,12 @@ class Session:
         self._findings += opening.findings
         self._skipped += opening.skipped
         facts = self._facts(opening.rows).of_script(
-            opening.always, opening.cut_from, self._target.splits
+            opening.always,
+            opening.cut_from,
+            self._target.splits,
+            is_even=opening.is_even,
         )
+        check_divisor(facts, opening)
         self._share_weights(facts)
         baseline = calibrated(self._observer.look, facts, self._observer.patient)
         diagnosis.look_at_one_device(baseline)

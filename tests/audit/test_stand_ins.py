@@ -1,7 +1,9 @@
 """What a script makes of TensorFlow is replaced while it runs, and only then."""
 
 import inspect
+import json
 import sys
+import types
 
 import keras
 import numpy as np
@@ -59,12 +61,43 @@ def test_a_strategy_that_a_script_makes_is_that_of_the_audit(name, two):
     assert tf.distribute.MirroredStrategy(["CPU:0"]).num_replicas_in_sync == 1
 
 
+def test_a_script_finds_the_workers_that_it_looks_for(two, monkeypatch):
+    with in_place_of_strategies(two, print):
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("my-tpu")
+        assert tf.distribute.TPUStrategy(resolver) is two
+        assert resolver.master() == ""
+        assert resolver.cluster_spec().as_dict() == {"worker": ["localhost:8470"]}
+        workers = tf.distribute.MultiWorkerMirroredStrategy().cluster_resolver
+        assert (workers.task_type, workers.task_id) == (None, None)
+        cluster = {"cluster": {"worker": ["a:1"]}, "task": {"type": "chief"}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        assert two.cluster_resolver.task_type == "chief"
+    assert two.cluster_resolver is None
+
+
 def test_workers_that_update_by_themselves_are_refused(two):
     with (
         in_place_of_strategies(two, print),
         pytest.raises(AuditError, match="Got ParameterServerStrategy"),
     ):
         tf.distribute.ParameterServerStrategy(None)
+
+
+def test_a_script_for_the_other_engine_is_refused(two, monkeypatch):
+    horovod = types.ModuleType("horovod.tensorflow")
+    horovod.init = lambda: "initialized"
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", horovod)
+    with (
+        in_place_of_strategies(two, print),
+        pytest.raises(AuditError, match=r"calls hvd.init\(\). Use --engine horovod"),
+    ):
+        horovod.init()
+    with in_place_of_strategies(None, print):
+        assert horovod.init() == "initialized"
+        for make in MADE.values():
+            with pytest.raises(AuditError, match="Use --engine strategy"):
+                make()
+    assert tf.distribute.MirroredStrategy(["CPU:0"]).num_replicas_in_sync == 1
 
 
 def test_devices_stay_as_they_are(two):
@@ -103,6 +136,19 @@ def test_what_is_imported_later_is_told_of_then(tmp_path, monkeypatch):
             import imported_later  # noqa: F401
     assert seen == [3, 3]
     assert sys.meta_path == finders
+
+
+def test_all_who_wait_for_a_module_are_told(tmp_path, monkeypatch):
+    (tmp_path / "awaited_by_two.py").write_text("value = 3")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+    with (
+        when_imported("awaited_by_two", lambda it: seen.append(it.value)),
+        when_imported("another_module", seen.append),
+        when_imported("awaited_by_two", lambda it: seen.append(-it.value)),
+    ):
+        import awaited_by_two  # noqa: F401
+    assert seen == [3, -3]
 
 
 def test_a_script_hears_what_it_is_told_and_tensorflow_the_truth(two):

@@ -43,6 +43,7 @@ class StepFacts:
       constants: whole numbers that the step divides a sum over rows by.
       batch_sizes: whole numbers that the step calls the size of the batch.
       always: how many rows all batches have; 0 if that is not known.
+      is_even: whether replicas have as many rows as each other in each batch.
       splits: that are to be probed besides the even one; None for those that can occur.
     """
 
@@ -65,15 +66,22 @@ class StepFacts:
     constants: tuple[int, ...] = ()
     batch_sizes: tuple[int, ...] = ()
     always: int = 0
+    is_even: bool = False
     splits: tuple[str, ...] | None = None
 
     def of_script(
-        self, always: int, cut_from: int, splits: tuple[str, ...] | None
+        self,
+        always: int,
+        cut_from: int,
+        splits: tuple[str, ...] | None,
+        *,
+        is_even: bool = False,
     ) -> StepFacts:
         """The same, with what a script says; a cut batch is not the one it counts."""
         return dataclasses.replace(
             self,
             always=always,
+            is_even=is_even,
             splits=splits,
             constants=tuple(c for c in self.constants if c != cut_from),
             batch_sizes=tuple(c for c in self.batch_sizes if c != cut_from),
@@ -85,6 +93,11 @@ class StepFacts:
             return ""
         if self.splits is not None:
             return "" if split in self.splits else "not among --splits"
+        if self.is_even and replicas > 1:
+            return (
+                "all processes have as many rows in each batch; "
+                f"--splits {split} probes it all the same"
+            )
         if not self.always or self.always % replicas:
             return ""
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,8 @@ class Built:
 def built(build: Callable[[], Any], devices: Devices) -> Built:
     """Calls `build` in the strategy's scope, and checks what it returned.
 
-    One that `has_scope` enters that itself.
+    One that `has_scope` enters that itself; one that `is_part` returns rows of this
+    process only.
 
     Raises:
       AuditError: it is not what was asked for.
@@ -64,7 +65,8 @@ def built(build: Callable[[], Any], devices: Devices) -> Built:
         returned = build()
     model, batch = checked_pair(returned)
     adapter = compiled(model)
-    return Built(model, checked_batch(batch, devices.replicas, model), adapter)
+    rows = 1 if getattr(build, "is_part", False) else devices.replicas
+    return Built(model, checked_batch(batch, rows, model), adapter)
 
 
 def as_tensors(leaves: list[Any]) -> list[Any]:
@@ -95,9 +97,7 @@ def loaded_batch(own: Any, path: str, replicas: int, same_shapes: bool = True) -
     Raises:
       AuditError: the two have other shapes.
     """
-    mine = leaves_of(own)
-    with np.load(path, allow_pickle=True) as file:  # texts
-        arrays = [file[str(i)] for i in range(len(file.files))]
+    mine, arrays = leaves_of(own), _arrays(path)
     shapes: Any = [array.shape for array in arrays]
     if len(arrays) == len(tf.nest.flatten(mine, expand_composites=True)):
         leaves = tf.nest.pack_sequence_as(mine, arrays, expand_composites=True)
@@ -111,6 +111,29 @@ def loaded_batch(own: Any, path: str, replicas: int, same_shapes: bool = True) -
             f"{shapes} on one replica and {shapes_of(mine)} on {replicas}."
         )
     return with_leaves(own, leaves)
+
+
+def joined(own: Any, paths: Sequence[str]) -> Any:
+    """The batch whose parts several processes wrote, as `save_batch` does.
+
+    Raises:
+      AuditError: the parts are no parts of one batch.
+    """
+    parts = [_arrays(path) for path in paths]
+    kinds = {tuple((a.shape[1:], a.dtype.kind) for a in part) for part in parts}
+    if len(kinds) > 1:
+        shapes = [[array.shape for array in part] for part in parts]
+        raise AuditError(
+            "Expected processes to train on batches that differ in rows only. Got "
+            f"arrays of shapes {shapes}. Write a function build() that returns "
+            "(model, batch) with the rows of all processes, and audit that."
+        )
+    return with_leaves(own, [np.concatenate(same) for same in zip(*parts, strict=True)])
+
+
+def _arrays(path: str) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=True) as file:  # texts
+        return [file[str(i)] for i in range(len(file.files))]
 
 
 def digests(batch: Any) -> list[str]:

@@ -112,11 +112,8 @@ class Server:
         if "script" in target:
             from distloss._audit.child.script import Script
 
-            self._build = Script(
-                target,
-                self._process.devices.strategy,
-                self._process.instruments.places,
-            )
+            process = self._process
+            self._build = Script(target, process.devices, process.instruments.places)
         else:
             self._build = load(target)
 

@@ -168,9 +168,7 @@ def _told_by_us() -> Iterator[None]:
 
 def first_of(batch: Any) -> Any:
     """The first batch of a data set; anything else as it is."""
-    sequence = getattr(sys.modules.get("tf_keras"), "utils", None)
-    sequences = (keras.utils.PyDataset, getattr(sequence, "Sequence", ()))
-    if isinstance(batch, sequences):
+    if is_sequence(batch):
         return batch[0]
     if not isinstance(batch, (tf.data.Dataset, Iterator)):
         return batch
@@ -178,6 +176,12 @@ def first_of(batch: Any) -> Any:
         return next(iter(batch))
     except StopIteration:
         raise AuditError(f"{_WANTED} Got a data set without a batch.") from None
+
+
+def is_sequence(data: Any) -> bool:
+    """Whether its batches are had by their number, in Keras 3 or tf-keras."""
+    utils = getattr(sys.modules.get("tf_keras"), "utils", None)
+    return isinstance(data, (keras.utils.PyDataset, getattr(utils, "Sequence", ())))
 
 
 def _as_leaf(leaf: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
-from distloss._audit.child.patches import replaced
+from distloss._audit.child.patches import HOROVODS, replaced, when_imported
 from distloss._audit.child.places import is_of_user
 
 
@@ -39,21 +39,34 @@ class Counted:
     def watching(self) -> Iterator[None]:
         """In here a script prepares its data; afterwards a step runs."""
         base = distribute_lib.StrategyBase
-        real = base.num_replicas_in_sync.fget
+        number = self._instead_of(base.num_replicas_in_sync.fget)
+        self._prepares = True
+        try:
+            with contextlib.ExitStack() as stack:
+                number_of = {"num_replicas_in_sync": property(number)}
+                stack.enter_context(replaced(base, **number_of))
 
-        def number(strategy: Any) -> Any:
-            count = int(real(strategy))
+                def watch(horovod: Any) -> None:
+                    size = self._instead_of(horovod.size)
+                    stack.enter_context(replaced(horovod, size=size))
+
+                for name in HOROVODS:
+                    stack.enter_context(when_imported(name, watch))
+                yield
+        finally:
+            self._prepares = False
+
+    def _instead_of(self, real: Callable[..., int]) -> Callable[..., Any]:
+        """What tells the user the number that was told, and others the real one."""
+
+        def number(*args: Any, **more: Any) -> Any:
+            count = int(real(*args, **more))
             if not is_of_user(sys._getframe(1)):
                 return count
             self.was_asked = True
             return count if self._told is None else Told(self._told, count, self._is_on)
 
-        self._prepares = True
-        try:
-            with replaced(base, num_replicas_in_sync=property(number)):
-                yield
-        finally:
-            self._prepares = False
+        return number
 
     def _is_on(self) -> bool:
         return self._prepares

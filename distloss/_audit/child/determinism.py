@@ -62,6 +62,21 @@ def seed() -> None:
     keras.utils.set_random_seed(20)
 
 
+def seed_process(rank: int) -> None:
+    """The same for each audit, and other for each process: of its own, as when trained.
+
+    A script that seeds nothing shuffles otherwise on each process.
+    """
+    keras.utils.set_random_seed(20 + rank)
+    if rank:
+        _numpy_draws_from(random.Random(SEED + rank))
+
+
+def _numpy_draws_from(entropy: random.Random) -> None:
+    """The entropy of whatever NumPy makes without a seed."""
+    bit_generator.randbits = entropy.getrandbits  # type: ignore[attr-defined]
+
+
 class Determinism:
     """Takes chance out of a step: dropout is off, and each row gets the same draw."""
 
@@ -90,8 +105,7 @@ class Determinism:
         for layer in (keras.layers.GaussianNoise, keras.layers.GaussianDropout):
             self.switch_off(layer)
         self.switch_off(keras.layers.AlphaDropout)
-        # The entropy of whatever NumPy makes without a seed.
-        bit_generator.randbits = random.Random(SEED).getrandbits  # type: ignore[attr-defined]
+        _numpy_draws_from(random.Random(SEED))
 
     def _note(self) -> None:
         self._ablation.found.add("randomness")

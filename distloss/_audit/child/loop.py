@@ -21,22 +21,28 @@ class Loop:
       call: what was run.
       variables: that it updates.
       optimizers: that it updates them with.
+      used: what else it may use, and frames that must stay for that: a method under
+        `tf.function` does not keep its object alive.
 
     Attributes:
       trainable_variables: the same.
       held: what the function uses, whose variables are restored after a probe.
-      dealt: for each replica, its part of the first batch.
     """
 
     def __init__(
-        self, call: Call, variables: Sequence[Any], optimizers: Sequence[Any]
+        self,
+        call: Call,
+        variables: Sequence[Any],
+        optimizers: Sequence[Any],
+        used: Sequence[Any] = (),
     ) -> None:
         self._call = call
         # MirroredStrategy, too, makes one graph of all replicas and not one of each.
         self._function = getattr(call.function, "python_function", call.function)
         self.trainable_variables = list(variables)
-        self.held = [*optimizers, *_used_by(call.function)]
-        self.dealt = call.dealt if _all_dense(call.dealt) else []
+        self._used = used
+        used = [*_used_by(call.function), *used]
+        self.held = different([*optimizers, *filter(_has_variables, used)])
 
     def train_step(self, batch: Any) -> Any:
         """Runs the function on a replica's part of a batch."""
@@ -96,7 +102,7 @@ class Call:
         return cls(
             function,
             tf.nest.pack_sequence_as(nest, others),
-            chosen(_together),
+            chosen(together),
             [of_replica(index) for index in range(replicas)],
         )
 
@@ -145,7 +151,7 @@ def _rows(parts: Sequence[Any]) -> int | None:
     return total
 
 
-def _together(parts: Sequence[Any]) -> Any:
+def together(parts: Sequence[Any]) -> Any:
     """The rows of all replicas."""
     if len(parts) == 1:
         return parts[0]
@@ -164,7 +170,7 @@ def _used_by(function: Any) -> list[Any]:
     if inspect.isfunction(plain):
         used = inspect.getclosurevars(plain)
         found += [*used.nonlocals.values(), *used.globals.values()]
-    return [one for one in found if _has_variables(one)]
+    return found
 
 
 def _has_variables(thing: Any) -> bool:
@@ -172,8 +178,8 @@ def _has_variables(thing: Any) -> bool:
     return isinstance(thing, kinds) or callable(getattr(thing, "apply_gradients", None))
 
 
-def _all_dense(parts: Sequence[Any]) -> bool:
-    """Whether a digest of each row can be had."""
+def all_dense(parts: Iterable[Any]) -> bool:
+    """Whether batches hold neither ragged nor sparse tensors."""
     leaves = [leaf for part in parts for leaf in leaves_of(part)]
     return not any(isinstance(x, (tf.RaggedTensor, tf.SparseTensor)) for x in leaves)
 

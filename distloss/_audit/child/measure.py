@@ -18,6 +18,7 @@ from distloss._audit.child.built import (
     as_tensors,
     built,
     digests,
+    joined,
     loaded_batch,
     save_batch,
 )
@@ -26,7 +27,6 @@ from distloss._audit.child.devices import Devices
 from distloss._audit.child.float64 import compute_in_float64
 from distloss._audit.child.holdings import path_of, shared_variables, variables_of
 from distloss._audit.child.instruments import Instruments, installed
-from distloss._audit.child.loop import Loop
 from distloss._audit.child.recorder import components
 from distloss._audit.child.script import Script
 from distloss._audit.child.state import State, load_weights, save_weights
@@ -94,17 +94,21 @@ class StepUnderTest:
         has_data_set = callable(getattr(model, "dataset", None))
         return {
             "rows": self._built.rows,
-            "dataset": has_data_set or bool(getattr(model, "dealt", ())),
+            "dataset": has_data_set or bool(script and script.dealt),
             "notes": script.notes if script else [],
             "rows_of_script": script.rows if script else 0,
             "counts_replicas": script.counts_replicas if script else False,
-            "always": script.rows if script and script.is_full else 0,
+            "is_part": script.is_part if script else False,
+            "always": script.rows if script and script.batches.is_full else 0,
+            "count": script.batches.count if script else 0,
         }
 
     def sharding(self) -> list[list[str]]:
         """The digest of each row that each replica gets first of the data set."""
-        if isinstance(self._built.model, Loop):
-            return [digests(leaves_of(part)) for part in self._built.model.dealt]
+        if self._script is not None and self._script.is_part:
+            return [digests(leaves_of(self._built.batch))]
+        if self._script is not None:
+            return [digests(leaves_of(part)) for part in self._script.dealt]
         with self._devices.scope():
             batches = self._devices.first_batches(self._built.model.dataset)
         return [digests(batch) for batch in batches]
@@ -112,6 +116,19 @@ class StepUnderTest:
     def save_batch(self, path: str) -> None:
         """Writes the batch for others, who must see the same."""
         save_batch(self._built.batch, path)
+
+    def save_part(self, path: str) -> None:
+        """Writes the rows of this process."""
+        save_batch(self._built.batch, _part(path, self._devices.rank))
+
+    def join_parts(self, path: str) -> None:
+        """Takes the rows of all processes, and writes them once, for others."""
+        every = [_part(path, rank) for rank in range(self._devices.replicas)]
+        batch = joined(self._built.batch, every)
+        self._built = dataclasses.replace(self._built, batch=batch)
+        self._instruments.lint.rows = self._built.rows
+        if not self._devices.rank:
+            save_batch(batch, path)
 
     def load_batch(self, path: str) -> None:
         """Takes the batch that another wrote."""
@@ -272,6 +289,10 @@ class StepUnderTest:
             "moves_weights": recorder.moves_weights(),
             **change.about(),
         }
+
+
+def _part(path: str, rank: int | None) -> str:
+    return f"{path}.{rank}.npz"
 
 
 def _changed(leaves: list[Any], probe: dict[str, Any]) -> list[Any]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+HOROVODS = ("horovod.tensorflow", "horovod.tensorflow.keras", "horovod.keras")
 _MISSING = object()
 
 
@@ -53,7 +54,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         """The specification of the module, whose loader calls `then`."""
         if fullname != self._name:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        spec = self._next().find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
@@ -62,5 +63,11 @@ class _Finder(importlib.abc.MetaPathFinder):
             execute(module)
             self._then(module)
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module
         return spec
+
+    def _next(self) -> Any:
+        """Another of these that waits for the same module, or what Python asks."""
+        after = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        same = (f for f in after if isinstance(f, _Finder) and f._name == self._name)
+        return next(same, importlib.machinery.PathFinder)

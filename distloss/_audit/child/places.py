@@ -45,10 +45,15 @@ def here(call: str) -> Place | None:
     frame: Any = sys._getframe(1)
     while frame is not None:
         if is_of_user(frame) and os.path.exists(frame.f_code.co_filename):
-            path = frame.f_code.co_filename
-            return {"file": _short(path), "line": frame.f_lineno, "call": call}
+            return place_of(frame, call)
         frame = frame.f_back
     return None
+
+
+def place_of(frame: Any, call: str) -> Place:
+    """The line that a frame is at, which does `call`."""
+    path = frame.f_code.co_filename
+    return {"file": _short(path), "line": frame.f_lineno, "call": call}
 
 
 def _short(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,21 @@ from distloss._audit.child.contract import (
     with_leaves,
     without_optionals,
 )
-from distloss._audit.child.full_batches import rows_of_all
+from distloss._audit.child.epoch import rows_and_count_of
+from distloss._audit.child.full_batches import rows_and_count
+from distloss._audit.child.loop import together
 
 BATCH_SIZE = 32  # that of `fit` for arrays
 MOST_ROWS = 1024  # more make a step no more telling
+
+_VALIDATION = (
+    "validation",
+    "what fit evaluates after an epoch is no training step, and is not audited",
+)
+_READ = (
+    "batches of later epochs",
+    "taken to have as many rows as those of the first, which were read",
+)
 
 Given = dict[str, Any]  # the arguments of a method, by name
 
@@ -34,24 +46,41 @@ class Batch:
 
     Attributes:
       rows: the batch.
-      is_full: whether all batches have as many rows, as far as is known.
+      size: rows of each batch, but for a last short one; 0 if that is not known.
+      count: rows of all batches of an epoch; -1 if batches are never short.
+      dealt: for each replica, its part, where the script dealt out its data.
+      notes: pairs of what is not audited, or only taken to be so, and why.
     """
 
     rows: Any
-    is_full: bool = False
+    size: int = 0
+    count: int = 0
+    dealt: tuple[Any, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
-    def full(self, rows: int) -> Batch:
-        """The same of a data set whose batches all have `rows`, if this one has."""
+    @property
+    def is_full(self) -> bool:
+        """Whether all batches have as many rows, as far as is known."""
+        return bool(self.size) and (self.count < 0 or not self.count % self.size)
+
+    def of(self, size: int, count: int) -> Batch:
+        """The same of a data set with such batches, if this is one of them."""
         leaves = leaves_of(self.rows)
         has_rows = all(getattr(leaf, "shape", ()) for leaf in leaves)
-        return Batch(self.rows, has_rows and rows_of(self.rows) == rows)
+        is_one = has_rows and rows_of(self.rows) == size
+        return dataclasses.replace(self, size=size, count=count) if is_one else self
 
-    def cut(self, most: int | None) -> tuple[Any, str]:
-        """At most so many rows of it, and a note on that."""
+    def cut(self, most: int | None, processes: int = 1) -> tuple[Any, str]:
+        """At most so many rows of it, and a note on that.
+
+        Args:
+          most: rows of the batch of all processes; None for what makes a step quick.
+          processes: of which each has such a batch.
+        """
         leaves = leaves_of(self.rows)
         if any(not getattr(leaf, "shape", ()) for leaf in leaves):
             return self.rows, ""  # which is refused later, in words about that
-        most, rows = most or MOST_ROWS, rows_of(self.rows)
+        most, rows = max(1, (most or MOST_ROWS) // processes), rows_of(self.rows)
         if rows is None or rows <= most:
             return self.rows, ""
         cut = with_leaves(self.rows, [rows_between(leaf, 0, most) for leaf in leaves])
@@ -65,18 +94,47 @@ def as_it_is(rows: Any) -> Any:
 
 def of_fit(given: Given) -> Batch:
     """The first batch that `fit` would make of its arguments."""
+    batch = _of_data_of(given)
+    if given["validation_data"] is None and not given["validation_split"]:
+        return batch
+    return dataclasses.replace(batch, notes=(*batch.notes, _VALIDATION))
+
+
+def _of_data_of(given: Given) -> Batch:
     x, y, weight = given["x"], given["y"], given["sample_weight"]
     if not array_data_adapter.can_convert_arrays((x, y, weight)):
-        batch = Batch(_weighted(first_of(x), given))
-        return batch.full(rows_of_all(x))
+        return _of_data(x, given)
     if given["validation_split"]:
         (x, y, weight), _ = array_slicing.train_validation_split(
             (x, y, weight), validation_split=given["validation_split"]
         )
-    size = given["batch_size"] or BATCH_SIZE
     rows = len(tf.nest.flatten(x)[0])
+    size = min(given["batch_size"] or BATCH_SIZE, rows)
     batch = _adapted(x, y, weight, batch_size=size, class_weight=given["class_weight"])
-    return Batch(batch, rows % min(size, rows) == 0)
+    return Batch(batch, size, rows)
+
+
+def _of_data(data: Any, given: Given) -> Batch:
+    """The first batch of what gives batches."""
+    if isinstance(data, tf.distribute.DistributedDataset):
+        return _of_dealt(data, given)
+    first, known = first_of(data), rows_and_count(data)
+    if known[0]:
+        return Batch(_weighted(first, given)).of(*known)
+    known = rows_and_count_of(data, first, given["steps_per_epoch"])
+    notes = (_READ,) if known[0] else ()
+    return Batch(_weighted(first, given), notes=notes).of(*known)
+
+
+def _of_dealt(data: Any, given: Given) -> Batch:
+    """The first batch of a data set that a strategy has dealt out."""
+    first = next(iter(data))
+    every = [
+        tuple(getattr(leaf, "values", None) or [leaf])
+        for leaf in tf.nest.flatten(first)
+    ]
+    rows = tf.nest.pack_sequence_as(first, [together(parts) for parts in every])
+    return Batch(_weighted(rows, given), dealt=tuple(zip(*every, strict=True)))
 
 
 def of_train_on_batch(given: Given) -> Batch:

@@ -7,6 +7,7 @@ replicas; what would look for other devices, or configure them, does nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,15 +15,19 @@ import tensorflow as tf
 from tensorflow.python.distribute import (
     central_storage_strategy,
     collective_all_reduce_strategy,
+    distribute_lib,
     mirrored_strategy,
     one_device_strategy,
     parameter_server_strategy_v2,
     tpu_strategy,
 )
+from tensorflow.python.distribute.cluster_resolver.tfconfig_cluster_resolver import (
+    TFConfigClusterResolver,
+)
 from tensorflow.python.distribute.cluster_resolver.tpu import tpu_cluster_resolver
 from tensorflow.python.eager import context
 
-from distloss._audit.child.patches import replaced
+from distloss._audit.child.patches import HOROVODS, replaced, when_imported
 from distloss._errors import AuditError
 
 # The classes behind what tf.distribute offers, and what scripts call them.
@@ -57,7 +62,7 @@ def in_place_of_strategies(
 
     Args:
       strategy: on the replicas of this process; None with Horovod, where scripts make
-        none.
+        none. A script that is for the other engine is refused.
       note: called with the name of each that was replaced.
     """
     with contextlib.ExitStack() as stack:
@@ -65,6 +70,12 @@ def in_place_of_strategies(
             for name, cls in _CLASSES.items():
                 stack.enter_context(_giving(strategy, cls, name, note))
             stack.enter_context(_new(_PARAMETER_SERVER, _refused))
+            for module in HOROVODS:
+                refuse = functools.partial(_refuse_horovod, stack)
+                stack.enter_context(when_imported(module, refuse))
+        else:
+            for cls in (*_CLASSES.values(), _PARAMETER_SERVER):
+                stack.enter_context(_new(cls, _refused_with_horovod))
         stack.enter_context(_without_devices_of_its_own())
         yield
 
@@ -113,6 +124,25 @@ def _refused(*_args: Any, **_kwargs: Any) -> Any:
     )
 
 
+def _refused_with_horovod(made: Any, *_args: Any, **_kwargs: Any) -> Any:
+    raise AuditError(
+        "Expected a script without a strategy for --engine horovod, where each process "
+        f"is a replica. Got one that makes a {made.__name__}. Use --engine strategy."
+    )
+
+
+def _refuse_horovod(stack: contextlib.ExitStack, horovod: Any) -> None:
+    """A script that initializes Horovod is not for one process."""
+
+    def init(*_args: Any, **_kwargs: Any) -> None:
+        raise AuditError(
+            "Expected a script whose replicas are those of a strategy. Got one that "
+            "calls hvd.init(). Use --engine horovod."
+        )
+
+    stack.enter_context(replaced(horovod, init=init))
+
+
 @contextlib.contextmanager
 def _without_devices_of_its_own() -> Iterator[None]:
     """Devices are those of the audit: looking for TPUs finds them, silently."""
@@ -123,15 +153,7 @@ def _without_devices_of_its_own() -> Iterator[None]:
             read = vars(context.Context)[name].fget
             own = property(read, _does_nothing)
             stack.enter_context(replaced(context.Context, **{name: own}))
-        resolver = tpu_cluster_resolver.TPUClusterResolver
-        stack.enter_context(
-            replaced(
-                resolver,
-                __init__=_does_nothing,
-                connect=staticmethod(lambda *_args, **_kwargs: None),
-                master=lambda *_args, **_kwargs: "",
-            )
-        )
+        stack.enter_context(_resolvers_of_here())
         stack.enter_context(
             replaced(
                 tf.config,
@@ -146,6 +168,34 @@ def _without_devices_of_its_own() -> Iterator[None]:
                 shutdown_tpu_system=_does_nothing,
             )
         )
+        yield
+
+
+@contextlib.contextmanager
+def _resolvers_of_here() -> Iterator[None]:
+    """Whatever TPUs a script asks for are those of this machine.
+
+    A strategy says who its workers are as one of several does: by TF_CONFIG.
+    """
+    resolver = tpu_cluster_resolver.TPUClusterResolver
+    initialize = resolver.__init__
+    of_strategy = distribute_lib.StrategyBase.cluster_resolver.fget
+
+    def init(this: Any, *_args: Any, **_kwargs: Any) -> None:
+        initialize(this, "local")
+
+    def found(strategy: Any) -> Any:
+        return of_strategy(strategy) or TFConfigClusterResolver()
+
+    with (
+        replaced(
+            resolver,
+            __init__=init,
+            connect=staticmethod(lambda *_args, **_kwargs: resolver()),
+            cluster_spec=lambda _: tf.train.ClusterSpec({"worker": ["localhost:8470"]}),
+        ),
+        replaced(distribute_lib.StrategyBase, cluster_resolver=property(found)),
+    ):
         yield
 
 

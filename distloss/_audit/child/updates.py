@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.loop import different
-from distloss._audit.child.patches import replaced
+from distloss._audit.child.patches import replaced, when_imported
 from distloss._audit.child.recorder import family
 
 # Told of an optimizer and what it updates; whether it shall not.
@@ -45,19 +44,17 @@ def instead_of_updates(note: Noted) -> Iterator[None]:
         for cls in family(BaseOptimizer):
             if "apply" in vars(cls):
                 stack.enter_context(replaced(cls, apply=_noting_apply(note, cls.apply)))
-        tf_keras = sys.modules.get("tf_keras")
-        for base in _of_tf_keras(tf_keras):
-            for cls in family(base):
-                if "apply_gradients" in vars(cls):
-                    new = _noting_apply_gradients(note, cls.apply_gradients)
-                    stack.enter_context(replaced(cls, apply_gradients=new))
+
+        def watch_tf_keras(tf_keras: Any) -> None:
+            optimizers = tf_keras.optimizers
+            for base in (optimizers.Optimizer, optimizers.legacy.Optimizer):
+                for cls in family(base):
+                    if "apply_gradients" in vars(cls):
+                        new = _noting_apply_gradients(note, cls.apply_gradients)
+                        stack.enter_context(replaced(cls, apply_gradients=new))
+
+        stack.enter_context(when_imported("tf_keras", watch_tf_keras))
         yield
-
-
-def _of_tf_keras(tf_keras: Any) -> list[Any]:
-    if tf_keras is None:
-        return []
-    return [tf_keras.optimizers.Optimizer, tf_keras.optimizers.legacy.Optimizer]
 
 
 def _noting_apply(note: Noted, original: Any) -> Any:

@@ -20,7 +20,8 @@ DEALT_TWICE = Cause(
         "Let tf.distribute split batches (strategy.experimental_distribute_dataset), "
         "or shard the rows yourself: dataset.shard(context.num_input_pipelines, "
         "context.input_pipeline_id), in batches of "
-        "context.get_per_replica_batch_size(global_batch_size)."
+        "context.get_per_replica_batch_size(global_batch_size). With Horovod: "
+        "dataset.shard(hvd.size(), hvd.rank()), or another order on each process."
     ),
     made_with="data",
 )
