@@ -11,7 +11,9 @@ pytestmark = pytest.mark.timeout(600)  # the first test starts the workers
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    codes, _, results = launched("checked_workers.py", 2, tmp_path_factory.mktemp("checked"))
+    codes, _, results = launched(
+        "checked_workers.py", 2, tmp_path_factory.mktemp("checked")
+    )
     assert codes == [0, 0]
     return results
 
