@@ -4,8 +4,8 @@ The only folder that may touch collectives of `tf.distribute` or of Horovod.
 """
 
 from distloss.replicas.base import Replicas
+from distloss.replicas.one_device import OneDevice
 from distloss.replicas.strategy import (
-    OneDevice,
     StrategyReplicas,
     current_strategy,
     replicas_or_current_strategy,

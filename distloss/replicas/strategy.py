@@ -1,4 +1,4 @@
-"""Replicas of `tf.distribute`, and the one device that is its own replica."""
+"""Replicas of `tf.distribute`."""
 
 from __future__ import annotations
 
@@ -17,48 +17,6 @@ from distloss._errors import ArgumentTypeError, ContextError
 from distloss._keras import added_losses, versions
 from distloss._types import Gradient
 from distloss.replicas.base import Replicas, without_result
-
-
-@keras.saving.register_keras_serializable("distloss")
-@dataclass(frozen=True)
-class OneDevice(Replicas):
-    """Nobody else shares the batch: local is global, and nothing is summed.
-
-    Example:
-      >>> from distloss import OneDevice, mean_share
-      >>> float(mean_share([2.0, 4.0], replicas=OneDevice()))
-      3.0
-    """
-
-    def count(self) -> int:
-        """One."""
-        return 1
-
-    def sum(self, local: tf.Tensor, name: str = "sum") -> tf.Tensor:
-        """`local` itself."""
-        return local
-
-    def loss_to_report(self, value: tf.Tensor) -> tf.Tensor:
-        """`value` itself."""
-        return value
-
-    def sum_gradients(
-        self, local: Sequence[Gradient], name: str = "gradients"
-    ) -> list[Gradient]:
-        """`local` itself.
-
-        Raises:
-          ContextError: under a strategy with several replicas: each would make an
-            update of its own, and their variables would drift apart.
-        """
-        replica_count = StrategyReplicas().count()
-        if replica_count > 1:
-            raise ContextError(
-                "Expected one replica, as replicas=distloss.OneDevice() says. Got a "
-                f"strategy of {replica_count} replicas, whose variables would drift "
-                "apart under gradients that nobody sums. Leave replicas= out."
-            )
-        return list(local)
 
 
 @keras.saving.register_keras_serializable("distloss")
