@@ -56,7 +56,7 @@ def test_any_split_trains_as_one_device(name):
         assert_split_trains_as_one_device(case, 1, [[empty]])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", some(LOSSES, 2))
 def test_mirrored_replicas_train_as_one_device(name):
     """One reduction on 2 and 3, all on 4; each time with other weights."""
     for count in (2, 3, 4):

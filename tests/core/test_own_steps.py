@@ -61,7 +61,8 @@ def off_by(got, wanted):
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [(kind, sgd) for kind in KINDS] + [(kind, adam) for kind in some(KINDS, 3)],
+    [(kind, sgd) for kind in some(KINDS, 2)]
+    + [(kind, adam) for kind in some(KINDS[1:], 3)],
 )
 def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
     got = on_four(kind, optimizer)
@@ -70,7 +71,7 @@ def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
     assert numbers < 1e-5
 
 
-@pytest.mark.parametrize("kind", some(KINDS, 2), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", some(KINDS, 3), ids=lambda kind: kind.__name__)
 def test_the_same_unprepared_does_not(kind):
     """How far off plain Keras is; where it does not train at all, that is said."""
     try:

@@ -27,7 +27,9 @@ from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras import tf_keras_own_steps as upstream
 
-ALL_KINDS = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+SOME_KINDS = pytest.mark.parametrize(
+    "kind", some(KINDS, 3), ids=lambda kind: kind.__name__
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +54,8 @@ def on_four(kind, optimizer, *, prepared=True):
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [(kind, sgd) for kind in KINDS] + [(kind, adam) for kind in some(KINDS, 3)],
+    [(kind, sgd) for kind in some(KINDS, 2)]
+    + [(kind, adam) for kind in some(KINDS[1:], 3)],
 )
 def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
     got = on_four(kind, optimizer)
@@ -61,7 +64,7 @@ def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
     assert numbers < 1e-5
 
 
-@ALL_KINDS
+@SOME_KINDS
 def test_the_same_unprepared_does_not(kind):
     """How far off plain tf-keras is; where it refuses, that is said."""
     if kind in (own_models.Weighted, own_models.Tagger, own_models.MeanTeacher):
