@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import LOSSES, REDUCTIONS, SPLITS, batch_of, batches_of
+from chosen import some
 from conftest import strategy_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
