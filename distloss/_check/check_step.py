@@ -62,7 +62,7 @@ def check_step(
 float32 allows 7e-05
       True
 
-    Reference: README, "On your own hardware".
+    Reference: examples/guides/on_your_hardware.md.
     """
     checked_way(on_failure)
     found = _checked_strategy(step, strategy)

@@ -59,7 +59,7 @@ class StepCheck(Callback):
       >>> from distloss.callbacks import StepCheck
       >>> callbacks = [StepCheck(every=1000)]  # for model.fit
 
-    Reference: README, "On your own hardware".
+    Reference: examples/guides/on_your_hardware.md.
     """
 
     def __init__(
