@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from distloss._check.batches import GlobalBatch
 from distloss._check.judge import judged
-from distloss._check.measured import Measured, Runner, flat
+from distloss._check.measured import Judged, Measured, Runner, flat
 from distloss._check.report import StepReport, not_compared, report_of
 from distloss._check.runs import Seen, on_one_device
 from distloss._check.state import State
@@ -87,7 +88,27 @@ class StepOfReplicas:
             return self._not_compared(
                 f"it draws random numbers ({drawn}), which replicas draw otherwise"
             )
+        if _may_be_told(verdict, wanted, len(batch.rows)):
+            return self._not_compared(
+                f"the gradient of {len(batch.rows)} replicas is so many times that of "
+                "one device, and the step divides by a constant of this size. If that "
+                "is the number of replicas, one device was told it, too. Read it in "
+                "the step: tf.distribute.get_strategy().num_replicas_in_sync"
+            )
         return report_of(self._number, measured, verdict)
+
+
+def _may_be_told(verdict: Judged, wanted: Seen, count: int) -> bool:
+    """Whether a constant may be why one device has a gradient N times too small."""
+    is_factor = verdict.residual < 1e-3 and math.isclose(
+        verdict.scale, count, rel_tol=1e-3
+    )
+    is_constant = any(
+        math.isclose(factor, wish, rel_tol=1e-6)
+        for factor in wanted.factors
+        for wish in (count, 1 / count)
+    )
+    return not verdict.agrees and is_factor and is_constant
 
 
 def _why_not(seen: Seen, wanted: Seen) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Seen:
       eps: of the coarsest dtype in which the step computes.
       tapes: the most gradients of one variable that a replica takes.
       variables: of the step, on each replica.
+      factors: constants by which its forward pass multiplies or divides.
     """
 
     gradients: dict[int, Array]
@@ -60,6 +61,7 @@ class Seen:
     eps: float = 2.0**-23
     tapes: int = 1
     variables: tuple[Any, ...] = ()
+    factors: frozenset[float] = frozenset()
 
 
 @dataclass
@@ -98,6 +100,7 @@ class Watch:
             max([eps_of(graph), *(_eps(g.dtype) for g in wanted.values())]),
             recorder.tapes or 1,
             () if graph is None else tuple(graph.variables),
+            factors_in(graph),
         )
 
 
@@ -187,6 +190,23 @@ def random_operations(graph: Any) -> tuple[str, ...]:
     types = {node.op for nodes in _graphs(graph) for node in nodes}
     drawing = {t for t in types if any(word in t for word in _DRAW)}
     return tuple(sorted(t for t in drawing if not t.startswith(_NO_DRAW)))
+
+
+def factors_in(graph: Any) -> frozenset[float]:
+    """The numbers by which a graph multiplies or divides, but for its gradients."""
+    found: set[float] = set()
+    for nodes in () if graph is None else _graphs(graph):
+        constants = {node.name: node for node in nodes if node.op == "Const"}
+        for node in nodes:
+            if node.op in ("Mul", "RealDiv") and "gradient" not in node.name:
+                names = {name.lstrip("^").partition(":")[0] for name in node.input}
+                found |= _numbers(constants[name] for name in names & constants.keys())
+    return frozenset(found)
+
+
+def _numbers(constants: Iterable[Any]) -> set[float]:
+    values = [tf.make_ndarray(node.attr["value"].tensor) for node in constants]
+    return {float(value) for value in values if np.ndim(value) == 0}
 
 
 _COARSE = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}

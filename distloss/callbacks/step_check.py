@@ -38,8 +38,8 @@ class StepCheck(Callback):
     it at a time, as prepared models with the step of Keras can take it. Steps that draw
     random numbers (dropout) are made of other draws on each replica, and are said not
     to be compared; so are steps without an update, as while gradients are accumulated.
-    A number of replicas that your code keeps as a Python number is told one device too:
-    ask the strategy where you need it.
+    A number of replicas that your code keeps as a Python number is told one device too,
+    which is said and not judged: ask the strategy where you need it.
 
     Args:
       first: the first step to check, from 1.

@@ -269,6 +269,15 @@ def test_a_wrong_step_of_a_loop_is_named(share, size, cause):
     assert report.causes == (cause,)
 
 
+def test_a_number_of_replicas_that_a_step_keeps_is_no_fault():
+    """One device divides by it, too: which of both is right cannot be told."""
+    kept = two().num_replicas_in_sync
+    loop = Loop(lambda rows: tf.reduce_mean(rows) / kept, two())
+    with pytest.warns(UserWarning, match="divides by a constant of this size"):
+        report = check_step(loop.step, *dealt(two(), 12), strategy=two())
+    assert report.agrees is None
+
+
 def test_where_check_step_may_be_called():
     with pytest.raises(DistlossError, match=r"in a tf\.function"):
         tf.function(lambda: check_step(print, strategy=two()))()
