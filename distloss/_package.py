@@ -17,3 +17,16 @@ def version() -> str:
         return metadata.version("distloss")
     except metadata.PackageNotFoundError:  # a checkout on the path
         return "0+unknown"
+
+
+def versions() -> list[str]:
+    """This package and those that decide what a step computes, with their versions."""
+    from importlib import metadata
+
+    found = [f"distloss {version()}"]
+    for name in ("tensorflow", "keras", "tf_keras", "horovod"):
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found

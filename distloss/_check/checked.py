@@ -92,8 +92,8 @@ class StepOfReplicas:
             return self._not_compared(
                 f"the gradient of {len(batch.rows)} replicas is so many times that of "
                 "one device, and the step divides by a constant of this size. If that "
-                "is the number of replicas, one device was told it, too. Read it in "
-                "the step: tf.distribute.get_strategy().num_replicas_in_sync"
+                "is the number of replicas, one device was told it, too. Ask the "
+                "strategy for num_replicas_in_sync where the step needs it"
             )
         return report_of(self._number, measured, verdict)
 

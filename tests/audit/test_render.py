@@ -7,6 +7,7 @@ import pathlib
 import pkgutil
 import re
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -89,6 +90,16 @@ def test_json_has_numbers_that_are_none_as_text():
     assert plain["findings"][0]["variables"] == [HOSTILE]
     assert plain["measured"][1]["scale"] == "nan"
     assert plain["measured"][0]["variables"]["dense/kernel"] == [-1.0, 0.3]
+
+
+def test_a_page_says_when_and_how_it_was_made(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/distloss", "audit", "a b.py"])
+    page = html.unescape(rendered(report(), "html"))
+    made = page[page.index("Made ") :]
+    assert re.match(r"Made \d{4}-\d\d-\d\d \d\d:\d\d UTC by", made)
+    assert "<code>distloss audit 'a b.py'</code>" in made
+    for package in ("distloss", "tensorflow", "keras"):
+        assert f"{package} {metadata.version(package)}" in made
 
 
 def test_a_good_report_is_good_in_each_format():

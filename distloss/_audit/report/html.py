@@ -5,12 +5,18 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import pathlib
+import platform
+import shlex
+import sys
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from distloss._audit.report import wording
 from distloss._audit.report.audits import Audits
 from distloss._audit.report.format import Format, Terminal
 from distloss._audit.report.printable import printable
+from distloss._package import versions
 
 if TYPE_CHECKING:
     from distloss._audit.report.findings import Report
@@ -82,6 +88,9 @@ _UNCHECKED = """<div class="distloss-report"><h1>distloss audit</h1>
 <p><code>{{ target }}</code></p>
 <p class="verdict bad">It could not be checked. {{ why }}</p></div>
 """
+_MADE = """<div class="distloss-report"><p class="small">Made {{ when }} by
+<code>{{ command }}</code> with {{ versions|join(", ") }}.</p></div>
+"""
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -111,7 +120,20 @@ def page(audits: Audits, _terminal: Terminal) -> str:
     ]
     if audits.several:
         parts.append(_filled("<p>{{ told }}</p>\n", told=wording.summary(audits)))
+    parts.append(_made())
     return _ascii("".join(parts) + "</body></html>\n")
+
+
+def _made() -> str:
+    """When the page was made, by which command, and of which versions it tells."""
+    program = pathlib.Path(sys.argv[0]).name
+    program = "distloss" if program == "__main__.py" else program
+    return _filled(
+        _MADE,
+        when=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        command=shlex.join([program, *sys.argv[1:]]),
+        versions=[f"Python {platform.python_version()}", *versions()],
+    )
 
 
 def _report(report: Report, *, plots: bool) -> str:
