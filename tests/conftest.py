@@ -2,6 +2,7 @@
 
 import faulthandler
 import functools
+import gc
 import os
 
 import forked as forks
@@ -67,7 +68,10 @@ def four():
 def clean_keras():
     keras.utils.set_random_seed(7)
     yield
-    keras.utils.clear_session()
+    keras.utils.clear_session()  # which looks for garbage
+    # What is left stays: functions that TensorFlow keeps. To look at all of it again
+    # after each of two thousand tests takes longer than the tests.
+    gc.freeze()
     # of losses that outlive their test, and of which gradients were taken eagerly
     denominators._thread.recorded.clear()
 
