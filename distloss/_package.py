@@ -19,14 +19,18 @@ def version() -> str:
         return "0+unknown"
 
 
-def versions() -> list[str]:
-    """This package and those that decide what a step computes, with their versions."""
+_PACKAGES = ("tensorflow", "keras", "tf-keras", "horovod", "numpy", "tensorboard")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and those it works with, as far as they are installed."""
+    import platform
     from importlib import metadata
 
-    found = [f"distloss {version()}"]
-    for name in ("tensorflow", "keras", "tf_keras", "horovod"):
+    found = {"python": platform.python_version(), "distloss": version()}
+    for package in _PACKAGES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return found

@@ -74,12 +74,13 @@ def virtual_replicas() -> Callable[[int], Any]:
 def _configure() -> None:
     import tensorflow as tf
 
+    from distloss import _virtual_cpus
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     if tf.config.get_logical_device_configuration(cpu) is not None:
         return
-    one = tf.config.LogicalDeviceConfiguration()
     try:
-        tf.config.set_logical_device_configuration(cpu, [one] * LOGICAL_CPUS)
+        _virtual_cpus.configure(LOGICAL_CPUS)
     except RuntimeError:
         pytest.fail(
             "virtual_replicas: TensorFlow has used its one CPU already. Configure "

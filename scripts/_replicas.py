@@ -2,12 +2,9 @@
 
 import tensorflow as tf
 
+from distloss._virtual_cpus import configure
 
-def configure(count):
-    """Makes `count` logical CPUs. Call it before TensorFlow computes anything."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * count)
+__all__ = ["configure", "strategy_of"]
 
 
 def strategy_of(count):

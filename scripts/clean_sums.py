@@ -16,18 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from _replicas import configure
 
 DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 COUNTS = (2, 3, 4)  # replicas
 KINDS = ("normal", "constant", "alike", "cancelling", "uneven", "heavy", "empty")
 LARGEST = 30_000
-
-
-def configure():
-    """Logical CPUs for the largest number of replicas."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * max(COUNTS))
 
 
 def drawn(kind, size, index, seed):
@@ -134,7 +128,7 @@ def main(arguments=None):
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    configure()
+    configure(max(COUNTS))
     done, alarms = false_alarms(options.count, options.seed)
     for dtype, count in done.items():
         print(f"{dtype}: {count} sums")

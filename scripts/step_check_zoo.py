@@ -20,6 +20,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from _replicas import configure, strategy_of
 from zoo_table import ZOO, entries
 
 import distloss
@@ -84,13 +85,8 @@ def verdict(build: Callable[[], Any], strategy: Any) -> tuple[bool, str]:
 
 def virtual(replicas: int) -> Any:
     """A strategy over so many virtual CPUs."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * replicas)
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    configure(replicas)
+    return strategy_of(replicas)
 
 
 def problems_of(name: str, strategy: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distloss import _virtual_cpus
 from distloss._errors import ArgumentError
 from distloss.replicas import StrategyReplicas
 from distloss.replicas.device_sums import sums_over_devices
@@ -68,7 +69,7 @@ class StrategyEngine(Engine):
 
     def __init__(self, virtual: int | None) -> None:
         if virtual is not None:
-            _configure_cpus(virtual)
+            _virtual_cpus.configure(virtual)
         if os.environ.get("TF_CONFIG"):
             if virtual is not None:
                 raise ArgumentError(
@@ -160,12 +161,6 @@ class HorovodEngine(Engine):
         replicas = HorovodReplicas(process_set=pair)
         given = [tf.constant(arrays[0])]
         return [replicas.sum_gradients(given, f"doctor_{pair[0]}_{pair[1]}")[0].numpy()]
-
-
-def _configure_cpus(count: int) -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * count)
 
 
 def _workers(strategy: Any) -> int:

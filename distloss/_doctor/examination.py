@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import threading
 import time
 from typing import Any
 
 from distloss._doctor.known import Machine, known
 from distloss._doctor.report import Report
-
-_PACKAGES = ("distloss", "tensorflow", "keras", "tf-keras", "horovod", "numpy")
+from distloss._package import versions
 
 
 class Watchdog:
@@ -63,14 +60,14 @@ def examined(engine: str, replicas: int | None, timeout: float) -> Report:
     from distloss._doctor.speed import speeds
 
     timed = speeds(made, watchdog.say)
-    versions = _versions()
+    found_versions = versions()
     return Report(
         engine,
-        versions,
+        found_versions,
         _devices(made),
         tuple(found),
         tuple(timed),
-        known(_machine(made, versions)),
+        known(_machine(made, found_versions)),
         # Each that saw something wrong tells it, too.
         made.here[0] == 0 or any(one.wrong for one in found),
     )
@@ -85,16 +82,6 @@ def _engine(engine: str, replicas: int | None) -> Any:
 def _devices(engine: Any) -> tuple[str, ...]:
     names = dict(zip(engine.here, engine.names, strict=True))
     return tuple(names.get(n, "of another process") for n in range(engine.count))
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, "tensorboard"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _machine(engine: Any, versions: dict[str, str]) -> Machine:

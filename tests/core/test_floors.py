@@ -12,7 +12,7 @@ import distloss
 PACKAGE = pathlib.Path(distloss.__file__).parent
 # Rooms of one floor never import each other; one of them may import all below it.
 LIBRARY = (
-    {"_errors", "_package", "_types"},
+    {"_errors", "_package", "_types", "_virtual_cpus"},
     {"_keras"},
     {"replicas"},
     {"_formula"},

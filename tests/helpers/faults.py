@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+import distloss
+
 SENT = ("dropped", "doubled", "stale")
 RECEIVED = ("flipped", "swapped", "nan")
 KINDS = SENT + RECEIVED
@@ -64,3 +66,33 @@ def _changed(change, index, tensors):
     for tensor, new in zip(flat, changed, strict=True):
         new.set_shape(tensor.shape)
     return tf.nest.pack_sequence_as(list(tensors), changed, expand_composites=True)
+
+
+def outcome(run, values):
+    """What `run` raised, and whether it changed what `values` gives."""
+    before = values()
+    try:
+        run()
+    except (distloss.CorruptedSumError, distloss.NonfiniteGradientError) as error:
+        found = {
+            "raised": type(error).__name__,
+            "step": error.step,
+            "replicas": error.replicas,
+            "variables": error.variables,
+            "text": str(error),
+        }
+    else:
+        found = {"raised": None}
+    return {**found, "moved": before != values()}
+
+
+def assert_traced_to_the_second(results, first_says):
+    """What two processes say of a value that only the second has not finite."""
+    for result in results:
+        found = result["not_finite"]
+        assert found["raised"] == "NonfiniteGradientError"
+        assert (found["step"], found["replicas"]) == (2, [1])
+        assert found["variables"] == ["w"]
+        assert not found["moved"]
+    assert "first in `w` (1 of 300 values)" in results[1]["not_finite"]["text"]
+    assert first_says in results[0]["not_finite"]["text"]

@@ -1,6 +1,7 @@
 """Two workers that check their sums: wrong ones are caught in their step, and named."""
 
 import pytest
+from faults import assert_traced_to_the_second
 from test_workers import launched
 
 RECEIVED = ("flipped", "swapped", "nan")  # by worker 1 alone
@@ -45,14 +46,7 @@ def test_a_prepared_model_checks_its_sums(two):
 
 
 def test_what_is_not_finite_is_traced_to_its_worker(two):
-    for result in two:
-        found = result["not_finite"]
-        assert found["raised"] == "NonfiniteGradientError"
-        assert (found["step"], found["replicas"]) == (2, [1])
-        assert found["variables"] == ["w"]
-        assert not found["moved"]
-    assert "first in `w` (1 of 300 values)" in two[1]["not_finite"]["text"]
-    assert "on replica 1 before the sum, in `w`" in two[0]["not_finite"]["text"]
+    assert_traced_to_the_second(two, "on replica 1 before the sum, in `w`")
 
 
 def test_clean_steps_raise_no_alarm(two):

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distloss import _virtual_cpus
 from distloss._errors import AuditError
 from distloss.replicas import Replicas, StrategyReplicas
 from distloss.replicas.horovod import HorovodReplicas
@@ -25,7 +26,7 @@ class Devices:
             return
         kind = "GPU" if devices == "gpu" else "CPU"
         if kind == "CPU":
-            _configure_cpus(replicas)
+            _virtual_cpus.configure(replicas)
         found = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(found) < replicas:
             raise AuditError(
@@ -95,9 +96,3 @@ class Devices:
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: pairs[context.replica_id_in_sync_group]
         )
-
-
-def _configure_cpus(count: int) -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * count)

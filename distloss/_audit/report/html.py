@@ -6,7 +6,6 @@ import base64
 import importlib.util
 import io
 import pathlib
-import platform
 import shlex
 import sys
 from datetime import datetime, timezone
@@ -132,7 +131,7 @@ def _made() -> str:
         _MADE,
         when=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         command=shlex.join([program, *sys.argv[1:]]),
-        versions=[f"Python {platform.python_version()}", *versions()],
+        versions=[f"{name} {version}" for name, version in versions().items()],
     )
 
 

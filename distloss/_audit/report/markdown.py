@@ -17,6 +17,7 @@ from distloss._audit.report.wording import (
     place,
     probes,
     short,
+    subject,
     summary,
     verdict,
 )
@@ -38,9 +39,8 @@ def markdown(audits: Audits, _terminal: Terminal) -> str:
 
 
 def _report(report: Report) -> list[str]:
-    counts = ", ".join(map(str, report.replicas))
-    what = f"{report.target} on {counts} replicas ({report.engine})"
-    parts = [f"### distloss audit: {_text(what)}", f"**{_text(headline(report))}**"]
+    title = f"### distloss audit: {_text(subject(report))}"
+    parts = [title, f"**{_text(headline(report))}**"]
     for group in causes(report):
         parts += _cause(group)
     parts += _probes(report)

@@ -17,6 +17,7 @@ from distloss._audit.report.wording import (
     place,
     probes,
     short,
+    subject,
     summary,
     verdict,
 )
@@ -56,9 +57,7 @@ def _print_report(console: Any, report: Report) -> None:
 def _print_head(console: Any, report: Report) -> None:
     from rich.text import Text
 
-    counts = ", ".join(str(n) for n in report.replicas)
-    what = f"{report.target} on {counts} replicas ({report.engine})"
-    console.print(Text(printable(f"distloss audit: {what}"), "dim"))
+    console.print(Text(printable(f"distloss audit: {subject(report)}"), "dim"))
     style = "bold green" if report.passes else "bold red"
     console.print(Text(printable(headline(report)), style))
 

@@ -21,6 +21,12 @@ def causes(report: Report) -> list[list[Finding]]:
     return list(groups.values())
 
 
+def subject(report: Report) -> str:
+    """What was audited, and on how many replicas."""
+    counts = ", ".join(map(str, report.replicas))
+    return f"{report.target} on {counts} replicas ({report.engine})"
+
+
 def headline(report: Report) -> str:
     """The verdict in one line."""
     if report.agrees:

@@ -11,7 +11,7 @@ import problem
 import tensorflow as tf
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "helpers"))
-from faults import KINDS, faulty
+from faults import KINDS, faulty, outcome
 
 import distloss
 
@@ -47,24 +47,6 @@ class Loop:
 def gradient_of(step, scale=1.0):
     rng = np.random.default_rng([step, hvd.rank()])
     return scale * rng.normal(size=SIZE)
-
-
-def outcome(run, values):
-    """What `run` raised, and whether it changed what `values` gives."""
-    before = values()
-    try:
-        run()
-    except (distloss.CorruptedSumError, distloss.NonfiniteGradientError) as error:
-        found = {
-            "raised": type(error).__name__,
-            "step": error.step,
-            "replicas": error.replicas,
-            "variables": error.variables,
-            "text": str(error),
-        }
-    else:
-        found = {"raised": None}
-    return {**found, "moved": before != values()}
 
 
 def hurt(kind, **replicas):

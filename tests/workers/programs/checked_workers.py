@@ -11,7 +11,7 @@ import tensorflow as tf
 import distloss
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "helpers"))
-from faults import KINDS, faulty
+from faults import KINDS, faulty, outcome
 
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 ME = strategy.cluster_resolver.task_id
@@ -51,24 +51,6 @@ class Loop:
 
 def gradient_of(step, worker=ME, scale=1.0):
     return scale * np.random.default_rng([step, worker]).normal(size=SIZE)
-
-
-def outcome(run, values):
-    """What `run` raised, and whether it changed what `values` gives."""
-    before = values()
-    try:
-        run()
-    except (distloss.CorruptedSumError, distloss.NonfiniteGradientError) as error:
-        found = {
-            "raised": type(error).__name__,
-            "step": error.step,
-            "replicas": error.replicas,
-            "variables": error.variables,
-            "text": str(error),
-        }
-    else:
-        found = {"raised": None}
-    return {**found, "moved": before != values()}
 
 
 def hurt():
