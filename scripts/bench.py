@@ -34,7 +34,7 @@ from _bench.steps import (
     static,
 )
 from _bench.tables import pictures, table
-from _replicas import configure, strategy_of
+from _virtual import configure, strategy_of
 
 import distloss
 

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from _replicas import configure
+from _virtual import configure
 
 DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 COUNTS = (2, 3, 4)  # replicas

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import rich.box
 import tensorflow as tf
-from _replicas import configure, strategy_of
+from _virtual import configure, strategy_of
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table

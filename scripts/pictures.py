@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import demo
 import matplotlib.pyplot as plt
 import numpy as np
-from _replicas import configure, strategy_of
+from _virtual import configure, strategy_of
 from matplotlib.patches import Rectangle
 
 FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "data"

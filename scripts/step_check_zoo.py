@@ -20,7 +20,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from _replicas import configure, strategy_of
+from _virtual import configure, strategy_of
 from zoo_table import ZOO, entries
 
 import distloss
