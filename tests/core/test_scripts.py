@@ -111,11 +111,14 @@ def test_horovod_needs_a_tensorflow_to_be_built_for(tmp_path):
 
 def test_the_benchmark_runs(tmp_path):
     output, pictures = tmp_path / "bench.json", tmp_path / "pictures"
-    command = [sys.executable, ROOT / "scripts" / "bench.py", "--toy"]
+    scripts = ROOT / "scripts"
+    command = [sys.executable, scripts / "_quietly.py", scripts / "bench.py", "--toy"]
     command += ["--only", "loss,larger"]
     command += ["--output", output, "--pictures", pictures]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "port.cc" not in done.stderr
+    assert "absl::InitializeLog" not in done.stderr
     found = json.loads(output.read_text())
     assert found["loss"][0]["counted"]["ratio"] > 0
     assert {path.name for path in pictures.iterdir()} == {"loss.png", "larger.png"}
