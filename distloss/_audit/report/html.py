@@ -21,24 +21,32 @@ if TYPE_CHECKING:
     from distloss._audit.report.findings import Report
 
 _STYLE = """<style>
-.distloss-report { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; }
+.distloss-report { --page: #fff; --ink: #1c1e21; --soft: #5a5f66; --line: #ddd;
+    --code: #f2f3f5; --good: #11532a; --on-good: #e3f4e6; --bad: #8a1c12;
+    --on-bad: #fde7e5; --cause: #c0392b; --accepted: #b8bcc2; --plot: none;
+    font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); }
+@media (prefers-color-scheme: dark) { .distloss-report { --page: #0d1117; --ink: #e6edf3;
+    --soft: #9aa4af; --line: #30363d; --code: #1f252d; --good: #7ee2a0;
+    --on-good: #12301d; --bad: #ffb3a9; --on-bad: #43171a; --cause: #f47067;
+    --accepted: #59616b; --plot: invert(.93) hue-rotate(180deg); } }
 .distloss-report h1 { font-size: 1.5rem; }
 .distloss-report h2 { font-size: 1.2rem; margin-top: 2rem; }
 .distloss-report .verdict { padding: .8rem 1rem; border-radius: .4rem; font-weight: 600; }
-.distloss-report .good { background: #e3f4e6; color: #11532a; }
-.distloss-report .bad { background: #fde7e5; color: #8a1c12; }
+.distloss-report .good { background: var(--on-good); color: var(--good); }
+.distloss-report .bad { background: var(--on-bad); color: var(--bad); }
 .distloss-report table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
 .distloss-report th, .distloss-report td { text-align: left; padding: .3rem .6rem;
-    border-bottom: 1px solid #ddd; overflow-wrap: anywhere; vertical-align: top; }
+    border-bottom: 1px solid var(--line); overflow-wrap: anywhere; vertical-align: top; }
 .distloss-report th { white-space: nowrap; }
 .distloss-report td.bad, .distloss-report td.good { background: none; }
 .distloss-report td.bad { font-weight: 600; }
-.distloss-report section { border-left: .3rem solid #c0392b; padding-left: 1rem;
+.distloss-report section { border-left: .3rem solid var(--cause); padding-left: 1rem;
     margin: 1.5rem 0; }
-.distloss-report section.accepted { border-color: #b8bcc2; }
-.distloss-report code { background: #f2f3f5; padding: .1rem .3rem; border-radius: .2rem; }
-.distloss-report img { max-width: 100%; }
-.distloss-report .small { color: #5a5f66; font-size: .9rem; }
+.distloss-report section.accepted { border-color: var(--accepted); }
+.distloss-report code { background: var(--code); padding: .1rem .3rem;
+    border-radius: .2rem; }
+.distloss-report img { max-width: 100%; filter: var(--plot); }
+.distloss-report .small { color: var(--soft); font-size: .9rem; }
 </style>
 """
 _REPORT = """<div class="distloss-report">
@@ -94,7 +102,9 @@ _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>distloss audit: {{ targets|join(", ") }}</title>
-<style>body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }</style>
+<style>:root { color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3; } }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }</style>
 """
 
 
