@@ -1,11 +1,13 @@
 """What distloss costs: JSON, a table, and a picture for each question.
 
     scripts/bench                             # everything: most of an hour on 2 cores
+    scripts/bench --quick                     # less of each, in under 3 minutes
     scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
     scripts/bench --toy                       # only shows that it still runs
 
 Every comparison alternates in one process (A B C A B C ...) and is told as the median
-of the paired ratios with its middle half. Nothing depends on the figures.
+of the paired ratios with its middle half. A/A is the plain way against itself: a ratio
+that is no further from 1 says nothing. Nothing depends on the figures.
 """
 
 import argparse
@@ -260,11 +262,44 @@ def add_graphs(row, plain, others, traces):
         row[name]["operations_ratio"] = round(step.operations / plain_operations, 3)
 
 
+# Less of each: what --quick and --toy measure.
+QUICK = {
+    "only": ["loss", "fit", "optimizer", "microbatches"],
+    "models": ["mlp"],
+    "replicas": [2],
+    "pairs": 15,
+    "traces": 2,
+}
+TOY = {
+    "models": ["mlp"],
+    "replicas": [2],
+    "growth": [2],
+    "processes": [2],
+    "pairs": 3,
+    "rows": 64,
+    "traces": 2,
+}
+
+
+def counts(text):
+    """Whole numbers of at least 1, with commas between them."""
+    numbers = [int(number) for number in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
+
+
+def rounds(text):
+    """A number of rounds: of one there is no middle half."""
+    if int(text) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2 rounds. Got {text}")
+    return int(text)
+
+
 def parsed(arguments):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = lambda text: text.split(",")  # noqa: E731
-    counts = lambda text: [int(x) for x in text.split(",")]  # noqa: E731
     add = parser.add_argument
     add("--only", type=names, default=list(QUESTIONS), help=", ".join(QUESTIONS))
     add("--models", type=names, default=list(MODELS), help=", ".join(MODELS))
@@ -272,20 +307,32 @@ def parsed(arguments):
     add("--growth", type=counts, default=[1, 2, 4, 8, 16, 32])
     add("--processes", type=counts, default=[2, 3], help="of Horovod")
     add("--rows", type=int, default=512, help="of a batch, over all replicas")
-    add("--pairs", type=int, default=40, help="rounds of each comparison")
-    add("--traces", type=int, default=5, help="rounds of each comparison of tracing")
+    add("--pairs", type=rounds, default=40, help="rounds of each comparison")
+    add("--traces", type=rounds, default=5, help="rounds of each comparison of tracing")
+    add("--quick", action="store_true", help="less of each, in under 3 minutes")
     add("--toy", action="store_true", help="little of each: to see that it runs")
     add("--output", type=pathlib.Path, default=pathlib.Path("bench.json"))
     add("--pictures", type=pathlib.Path, help="a folder for PNG files")
+    quick, _ = parser.parse_known_args(arguments)
+    parser.set_defaults(**QUICK if quick.quick else TOY if quick.toy else {})
     options = parser.parse_args(arguments)
     unknown = set(options.only) - set(QUESTIONS) | set(options.models) - set(MODELS)
     if unknown:
         parser.error(f"no such question or model: {', '.join(sorted(unknown))}")
-    if options.toy:
-        options.models, options.replicas, options.growth = ["mlp"], [2], [2]
-        options.processes, options.pairs = [2], 3
-        options.rows, options.traces = 64, 2
+    options.results = measured_before(options.output, parser)
     return options
+
+
+def measured_before(path, parser):
+    """What is in the file, to which the answers are added."""
+    text = path.read_text().strip() if path.exists() else ""
+    try:
+        return json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        parser.error(
+            f"expected --output={path} to be of an earlier run, or not there. Got a "
+            f"file that is no JSON ({error}). Remove it, or name another."
+        )
 
 
 def versions():
@@ -303,8 +350,7 @@ def main(arguments=None):
     """Asks the questions, and writes the answers."""
     options = parsed(arguments)
     configure(max([*options.replicas, *options.growth]))
-    known = options.output.read_text() if options.output.exists() else "{}"
-    options.results = {**json.loads(known), "versions": versions()}
+    options.results["versions"] = versions()
     for name in options.only:
         print(f"bench: {name}", file=sys.stderr, flush=True)
         options.results[name] = QUESTIONS[name](options)

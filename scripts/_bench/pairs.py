@@ -12,7 +12,7 @@ def seconds_of(function):
 
 
 def compared(plain, others, pairs):
-    """Each of `others` against `plain`, A B C A B C ...
+    """Each of `others` against `plain`, A B C A A B C A ...
 
     Args:
       plain: function without arguments, which ends when its work is done.
@@ -20,8 +20,10 @@ def compared(plain, others, pairs):
       pairs: how many rounds, after one that is not counted.
 
     Returns:
-      name -> {"ratio", "middle_half", "ms"}, and "plain" -> {"ms"}.
+      name -> {"ratio", "middle_half", "ms"}, and "plain" -> {"ms"}. Under "A/A" is the
+      plain way against itself: what a ratio is worth on this machine, at this time.
     """
+    others = {**others, "A/A": plain}
     functions = {"plain": plain, **others}
     for function in functions.values():
         function()

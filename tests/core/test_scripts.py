@@ -1,5 +1,6 @@
 """scripts/setup says in one line what is missing; scripts/bench still runs."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -121,8 +122,38 @@ def test_the_benchmark_runs(tmp_path):
     assert "absl::InitializeLog" not in done.stderr
     found = json.loads(output.read_text())
     assert found["loss"][0]["counted"]["ratio"] > 0
+    assert found["loss"][0]["A/A"]["ratio"] > 0
     assert {path.name for path in pictures.iterdir()} == {"loss.png", "larger.png"}
     assert "| model | replicas | plain ms | static |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--traces", "1"), "expected at least 2 rounds. Got 1"),
+        (("--models", "bert"), "no such question or model: bert"),
+        (("--replicas", "0"), "invalid counts value: '0'"),
+        ((), "Got a file that is no JSON"),
+    ],
+)
+def test_the_benchmark_says_what_it_cannot_do(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    output = tmp_path / "bench.json"
+    output.write_text("" if arguments else '{"loss": ')
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("bench").parsed([*arguments, "--output", str(output)])
+    assert words in capsys.readouterr().err
+
+
+def test_an_empty_file_holds_no_answers_of_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    (tmp_path / "bench.json").touch()
+    parsed = importlib.import_module("bench").parsed
+    assert parsed(["--output", str(tmp_path / "bench.json")]).results == {}
+    toy = parsed(["--toy", "--replicas", "4", "--output", str(tmp_path / "none")])
+    assert (toy.models, toy.replicas, toy.pairs) == (["mlp"], [4], 3)
 
 
 def versions(path, *arguments):
