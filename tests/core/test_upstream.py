@@ -50,9 +50,7 @@ def test_keras_builds_losses_in_symbolic_scope():
 
 def test_keras_scales_reported_losses_by_the_number_of_replicas():
     """replicas.StrategyReplicas.reported divides by it."""
-    from keras.src.backend.tensorflow import trainer
-
-    source = inspect.getsource(trainer.TensorFlowTrainer.train_step)
+    source = inspect.getsource(keras.Model.train_step)
     scales = "unscale_loss_for_distribution(loss)" in source
     assert scales == versions.TRACKERS_MULTIPLY == (KERAS >= (3, 8))
 
@@ -157,15 +155,12 @@ def test_keras_has_the_methods_that_we_override_or_call(owner, names):
 
 
 def test_keras_steps_call_the_methods_that_prepare_overrides():
-    from keras.src.backend.tensorflow import trainer
-    from keras.src.trainers import trainer as base_trainer
-
-    step = inspect.getsource(trainer.TensorFlowTrainer.train_step)
+    step = inspect.getsource(keras.Model.train_step)
     assert ("self._compute_loss(" in step) == (KERAS >= (3, 4))
     assert "self._loss_tracker.update_state(" in step
-    loss = inspect.getsource(base_trainer.Trainer.compute_loss)
+    loss = inspect.getsource(keras.Model.compute_loss)
     assert ("self._aggregate_additional_loss(loss)" in loss) == (KERAS >= (3, 8))
-    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    fit = inspect.getsource(keras.Model.fit)
     assert ("self._maybe_symbolic_build(iterator=" in fit) == (KERAS >= (3, 5))
 
 
@@ -302,7 +297,6 @@ def test_a_keras_that_is_too_old_is_refused(monkeypatch):
 @since_keras(3, 8)
 def test_all_losses_of_keras_are_reduced_and_scaled_in_three_functions():
     """_keras.own_steps replaces them by name in this module."""
-    from keras.src.backend.tensorflow import trainer
     from keras.src.losses import loss as module
 
     arguments = ["values", "sample_weight", "mask", "reduction", "dtype"]
@@ -315,7 +309,7 @@ def test_all_losses_of_keras_are_reduced_and_scaled_in_three_functions():
     assert "scale_loss_for_distribution(loss)" in inspect.getsource(
         module.reduce_values
     )
-    source = inspect.getsource(trainer.TensorFlowTrainer)
+    source = inspect.getsource(inspect.getmodule(keras.Model.train_step))
     assert "loss_module.unscale_loss_for_distribution(loss)" in source
     assert "loss_module.scale_loss_for_distribution(loss)" in source
 
@@ -366,9 +360,7 @@ def test_tensorflow_has_two_functions_that_make_shares():
 
 def test_fit_asks_for_its_function_before_each_batch():
     """callbacks.StepCheck puts another one in its place in on_train_batch_begin."""
-    from keras.src.backend.tensorflow import trainer
-
-    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    fit = inspect.getsource(keras.Model.fit)
     begin = fit.index("callbacks.on_train_batch_begin(")
     assert begin < fit.index("self.train_function(iterator)")
     assert fit.index("self.make_train_function()") < begin
