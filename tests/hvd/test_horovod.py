@@ -287,6 +287,40 @@ def test_tf_keras_optimizers_clip_after_the_sum(three):
     assert all(result["is_same_class"] for result in results)
 
 
+def test_tf_keras_starts_reports_and_stays_as_one_process(three):
+    import tf_keras
+
+    class Weighted(tf_keras.losses.Loss):
+        """A mean by weights: tf-keras divides by rows."""
+
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            weights = tf.cast(sample_weight, tf.float32)
+            return tf.reduce_sum(weights * (y_true - y_pred) ** 2) / tf.reduce_sum(
+                weights
+            )
+
+    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), Weighted())
+    whole = problem.batches(problem.whole())
+    wanted = problem.fitted(model, whole)
+    results = [result["tf_keras_callbacks"] for result in three]
+    assert_as_one_process(results, wanted)
+    report = model.evaluate(whole, verbose=0, return_dict=True)
+    for result in results:
+        assert result["evaluate"] == pytest.approx(report, rel=1e-5)
+
+
+def test_drift_of_tf_keras_is_found_and_an_elastic_state_kept(three):
+    for result in three:
+        assert result["tf_keras_drift"].startswith("DriftError: Expected the same")
+        assert "/bias:0" in result["tf_keras_drift"]
+    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), "mse")
+    states = [result["tf_keras_elastic_state"] for result in three]
+    assert_equal_ranks(states)
+    one_more = [x + 1 for x in problem.flat(model.weights)]
+    np.testing.assert_allclose(states[0]["weights"], one_more, rtol=1e-6)
+    assert states[0]["epoch"] == 3
+
+
 def test_process_sets_train_on_their_own():
     results = results_of("four.py", 4)
     for number, pair in enumerate((results[:2], results[2:])):
