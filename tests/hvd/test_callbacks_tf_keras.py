@@ -4,9 +4,6 @@ Ours with tf-keras on several processes: test_horovod.py, which has launched the
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from conftest import strategy_of
+from forked import Program
 from test_horovod import PROGRAMS
 from test_step_summary import SIZE, WEIGHTS, X, Y, events
 
@@ -141,14 +139,7 @@ def test_tf_keras_asks_a_callback_for_its_batches():
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     path = tmp_path_factory.mktemp("alone") / "found.json"
-    command = [sys.executable, str(PROGRAMS / "alone.py"), str(path)]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    ended = Program(PROGRAMS / "alone.py", path).ended()
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(path.read_text())
 
