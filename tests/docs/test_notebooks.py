@@ -37,6 +37,7 @@ def said(notebook):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_says_what_is_kept_in_it(name, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -63,6 +64,7 @@ def test_a_notebook_is_small_and_shows_no_path_of_a_machine(name):
     assert not re.search(r"/(home|root|tmp|work)/", text)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_is_found(tmp_path):
     cell = nbformat.v4.new_code_cell("assert 1 == 2")
     path = tmp_path / "wrong.ipynb"
