@@ -15,9 +15,6 @@ from distloss._formula import denominators
 
 REPLICAS = 4
 COLLECTION = 300  # seconds
-# Objects that are made until garbage is looked for. Traces make millions that stay, and
-# what goes in circles is looked for after each test.
-GARBAGE = (100_000, 50, 100)
 # They train as soon as they are imported, which looking for doctests would do.
 collect_ignore_glob = ["*/programs/*"]
 # Folders of tests in the order in which they run. Files whose tests take long come
@@ -27,7 +24,6 @@ ORDER = ("hvd", "audit", "docs", "workers", "core", "lint")
 
 def pytest_configure():
     os.environ.pop("GITHUB_STEP_SUMMARY", None)  # what tests audit is no news there
-    gc.set_threshold(*GARBAGE)
     cpu = tf.config.list_physical_devices("CPU")[0]
     one = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [one] * REPLICAS)

@@ -9,13 +9,10 @@ import pytest
 
 import distloss
 
-# A quarter of the time in which TensorFlow is imported goes into looking for garbage.
-QUICK = "import gc; gc.disable()\n"
-
 
 def run_python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", QUICK + code],
+        [sys.executable, "-c", code],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
         capture_output=True,
         text=True,

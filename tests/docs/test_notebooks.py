@@ -1,6 +1,7 @@
 """Notebooks run from top to bottom, and say what is kept in them."""
 
 import importlib.util
+import os
 import re
 
 import nbformat
@@ -40,7 +41,7 @@ def said(notebook):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_says_what_is_kept_in_it(name, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     path = EXAMPLES / f"{name}.ipynb"
     kept = said(nbformat.read(path, as_version=4))
