@@ -5,6 +5,7 @@ import functools
 import gc
 import os
 
+import fast
 import forked as forks
 import keras
 import pytest
@@ -16,6 +17,9 @@ REPLICAS = 4
 COLLECTION = 300  # seconds
 # They train as soon as they are imported, which looking for doctests would do.
 collect_ignore_glob = ["*/programs/*"]
+# Folders of tests in the order in which they run. Files whose tests take long come
+# first, so that of several workers none has a long one alone at the end.
+ORDER = ("hvd", "audit", "docs", "workers", "core", "lint")
 
 
 def pytest_configure():
@@ -34,6 +38,16 @@ def pytest_collection():
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_collection_modifyitems(config, items):
+    if fast.FAST:
+        chosen = fast.chosen(items)
+        config.hook.pytest_deselected(items=[*set(items) - set(chosen)])
+        items[:] = chosen
+    items.sort(
+        key=lambda item: (*ORDER, item.path.parent.name).index(item.path.parent.name)
+    )
 
 
 @functools.cache

@@ -202,11 +202,14 @@ class Child:
                 return printable(" / ".join(lines[-2:])[-300:])
         return ""
 
-    def stop(self) -> None:
-        """Waits until it has ended, with all that it started."""
+    def hang_up(self) -> None:
+        """Tells it to end."""
         for one in self.sockets:
             with contextlib.suppress(OSError):
                 one.close()
+
+    def stop(self) -> None:
+        """Waits until it has ended, with all that it started."""
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

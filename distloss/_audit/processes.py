@@ -101,6 +101,9 @@ _LOGS = ("log", "first_log")
 
 
 def _stop(started: dict[int, Child]) -> None:
+    # One process may serve several of them, and ends when all are told to.
+    for child in started.values():
+        child.hang_up()
     for child in started.values():
         child.stop()
 

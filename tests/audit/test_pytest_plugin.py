@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import builds
+import forked
 import pytest
 
 from distloss._audit import run
@@ -28,8 +29,22 @@ def test_replicas(virtual_replicas):
 """
 
 
+# Children of both audits are forks of one process that has loaded TensorFlow.
+QUICK = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(forked.__file__).parent)!r})
+from forked import fork_children
+import pytest
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    fork_children(monkeypatch)
+"""
+
+
 def test_a_failure_is_the_finding_and_no_traceback(tmp_path):
     (tmp_path / "test_it.py").write_text(TEST)
+    (tmp_path / "conftest.py").write_text(QUICK)
     plugin = ["-p", "distloss.pytest_plugin", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *plugin, "test_it.py"],

@@ -14,6 +14,7 @@ import sys
 import time
 
 import pytest
+from chosen import some
 
 from distloss import cli
 from distloss._audit import keeper as keeper_module
@@ -464,7 +465,8 @@ def audit(tmp_path, monkeypatch):
         process.communicate()
 
 
-ENDED = [(number, "strategy") for number in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")]
+SIGNALS = ("SIGKILL", "SIGHUP", "SIGTERM", "SIGINT")
+ENDED = [(number, "strategy") for number in some(SIGNALS, 2)]
 
 
 @pytest.mark.parametrize(("number", "engine"), [*ENDED, ("SIGKILL", "horovod")])
@@ -518,13 +520,25 @@ def test_what_is_printed_fills_no_memory_and_its_end_is_told(tmp_path, audit):
     [
         ("says_too_much", r"raised Error\x1b[2J\u202e: xxxx"),
         ("fails_to_say", "raised Mute: (its message cannot be had: KeyError)"),
-        ("forks", "raised ValueError: the parent that goes on"),
     ],
 )
-def test_an_error_is_told_whatever_it_is(marked, audit, name, says):
-    out, err = audit(name).communicate(timeout=100)
+def test_an_error_is_told_whatever_it_is(tmp_path, capfd, forked, name, says):
+    path = tmp_path / "builds.py"
+    path.write_text(BUILD)
+    code = cli.main(["audit", f"{path}:{name}", "--replicas", "1,2"])
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
+    assert_told(err, says)
+
+
+def test_an_error_is_told_whoever_goes_on(marked, audit):
+    out, err = audit("forks").communicate(timeout=100)
     assert out == ""
+    assert_told(err, "raised ValueError: the parent that goes on")
+    assert not marked()
+
+
+def assert_told(err, says):
     assert says in err
     assert len(err) < 1000
     assert harmless(err)
-    assert not marked()

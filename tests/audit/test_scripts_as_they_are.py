@@ -23,6 +23,8 @@ from distloss._audit.report.findings import Finding, Location, Report
 from distloss._audit.report.render import rendered
 from distloss._errors import ArgumentError, ArgumentTypeError, AuditError
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 SCRIPTS = pathlib.Path(__file__).parent / "programs"
 UNITS = ("--units", "7")
 # Arguments, and the causes that must be named; the first is at the line with "# here".

@@ -60,6 +60,7 @@ def test_every_script_has_a_verdict():
     assert {file.stem for file in SCRIPTS.glob("*.py")} == {*VERDICTS, *NO_VERDICT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some([*VERDICTS, *NO_VERDICT], 99))
 def test_a_script_has_its_verdict(name):
     if name in NO_VERDICT:

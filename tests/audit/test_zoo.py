@@ -90,6 +90,7 @@ def test_the_audit_of_two_towers_is_honest(build, causes, forked):
     assert {finding.cause for finding in report.findings} == causes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_horovod, reason="needs Horovod: scripts/install_horovod")
 @pytest.mark.parametrize("build", ["wrong", "mended"] if ALL else ["wrong"])
 @pytest.mark.parametrize("name", WITH_HOROVOD if ALL else WITH_HOROVOD[:1])

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
-import pathlib
 import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from forked import Program
 
 from distloss import cli
 from distloss._doctor import sums, text
@@ -17,7 +16,6 @@ from distloss._doctor.engines import Engine
 from distloss._doctor.known import Machine, known, peak_of
 from distloss._doctor.report import Report, Speed, Sum
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -155,31 +153,16 @@ def test_peaks():
     assert peak_of(("NVIDIA GeForce RTX 4090",)) is None
 
 
-def ended(*arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distloss", "doctor", *arguments],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def output_of(process, timeout=300):
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
+def started(*arguments, **environment):
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    return Program("-m", "distloss", "doctor", *arguments, **environment)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_virtual_replicas(replicas):
-    process = ended("--replicas", str(replicas), "--format", "json")
-    code, stdout, stderr = output_of(process)
-    assert code == 0, stderr[-2000:]
-    told = json.loads(stdout)
+    done = started("--replicas", str(replicas), "--format", "json").ended()
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
     assert len(told["devices"]) == replicas
     assert told["sound"] is True
     summed = {tuple(one["replicas"]) for one in told["sums"] if not one["skipped"]}
@@ -202,20 +185,19 @@ def test_two_workers():
     for index in range(2):
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": addresses}, "task": task}
-        workers.append(ended("--format", "json", TF_CONFIG=json.dumps(config)))
-    (code, stdout, stderr), (other_code, other_stdout, _) = map(output_of, workers)
-    assert (code, other_code) == (0, 0), stderr[-2000:]
-    assert other_stdout == ""  # the first one reports
-    assert len(json.loads(stdout)["devices"]) == 2
+        workers.append(started("--format", "json", TF_CONFIG=json.dumps(config)))
+    first, other = [worker.ended() for worker in workers]
+    assert (first.returncode, other.returncode) == (0, 0), first.stderr[-2000:]
+    assert other.stdout == ""  # the first one reports
+    assert len(json.loads(first.stdout)["devices"]) == 2
 
 
 def test_a_machine_without_the_devices_is_not_sound():
     config = {"cluster": {"worker": ["localhost:1"]}, "task": {"index": 0}}
     arguments = ("--replicas", "2")
-    process = ended(*arguments, TF_CONFIG=json.dumps(config))
-    code, stdout, stderr = output_of(process)
-    assert (code, stdout) == (2, "")
-    assert "Expected --replicas without TF_CONFIG" in stderr
+    done = started(*arguments, TF_CONFIG=json.dumps(config)).ended()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Expected --replicas without TF_CONFIG" in done.stderr
 
 
 def test_help_loads_no_tensorflow():

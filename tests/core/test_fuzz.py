@@ -25,6 +25,7 @@ def found_in(case, **options):
     return fuzz_models.violations(case, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_drawn_model_trains_as_on_one_device(seed):
     case = fuzz_models.drawn(seed)

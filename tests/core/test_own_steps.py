@@ -59,6 +59,7 @@ def off_by(got, wanted):
     return weights, numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [(kind, sgd) for kind in some(KINDS, 2)]

@@ -92,6 +92,7 @@ def one_device():
     return trained(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "microbatches"),
     [

@@ -3,10 +3,13 @@
 import keras
 import keras_hub
 import numpy as np
+import pytest
 from conftest import strategy_of
 from dense_gradients import given_dense
 
 import distloss
+
+pytestmark = pytest.mark.slow
 
 ROWS, LENGTH, VOCABULARY = 21, 10, 40
 random = np.random.default_rng(1)

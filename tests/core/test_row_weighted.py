@@ -134,6 +134,7 @@ def splits_of_a_batch():
     return counts.filter(any)
 
 
+@pytest.mark.slow
 @given(st.lists(splits_of_a_batch(), min_size=1, max_size=2))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_split_makes_the_updates_of_one_device(four_replicas, splits):

@@ -2,8 +2,6 @@
 
 import itertools
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,6 +10,7 @@ import tensorflow as tf
 from cases import since_keras
 from chosen import some
 from conftest import strategy_of
+from forked import Program
 from keras import optimizers
 
 import distloss
@@ -334,9 +333,7 @@ def test_tensorflow_says_whether_xla_compiles_what_is_traced():
 
 def test_the_script_for_upstream_shows_that_plain_keras_differs():
     script = pathlib.Path(__file__).parents[2] / "scripts/upstream_sparse_slices.py"
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False
-    )
+    done = Program(script).ended()
     assert done.returncode == 0, done.stderr
     *_, sparse, dense, verdict = done.stdout.splitlines()
     assert verdict == "they differ"

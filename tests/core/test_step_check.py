@@ -70,6 +70,7 @@ def test_a_wrong_step_raises_with_its_cause():
     assert [v.partition("/")[2] for v in report.variables] == list(paths)
 
 
+@pytest.mark.slow
 def test_an_uneven_batch_of_a_plain_model():
     """13 rows: of the four replicas one gets one row, where others get four."""
     batches = tf.data.Dataset.from_tensor_slices((X[:12], Y[:12])).batch(12)

@@ -17,6 +17,7 @@ NAMES = [n for n, e in step_check_zoo.entries().items() if e.engine == "strategy
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(NAMES, 14))
 def test_wrong_is_reported_and_mended_is_not(name):
     assert step_check_zoo.problems_of(name, strategy_of("mirrored", 2)) == []

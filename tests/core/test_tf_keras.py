@@ -408,13 +408,13 @@ def audited(name):
     return distloss.audit(f"{builds_tf_keras.__file__}:{name}", replicas=(1, 2))
 
 
-def test_the_audit_names_what_is_wrong():
+def test_the_audit_names_what_is_wrong(forked):
     """tf-keras divides by N what a loss function returns, and so a scalar, too."""
     causes = {finding.cause for finding in audited("scalar_loss_and_clipping").findings}
     assert {"mean-of-means", "clip-before-sum"} <= causes
     assert "sum-of-means" not in causes
 
 
-def test_the_audit_agrees_with_a_prepared_model():
+def test_the_audit_agrees_with_a_prepared_model(forked):
     report = audited("prepared")
     assert report.agrees, report.findings

@@ -147,6 +147,7 @@ def test_empty_shards_count_nothing_in_parts(name):
     assert_same(fitted(model, x), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_empty_shards_count_nothing_eagerly(parts):
     wanted = fitted(compiled(adding, "mse", metrics=["mae"]), X)

@@ -52,6 +52,7 @@ def on_four(kind, optimizer, *, prepared=True):
     return trained(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [(kind, sgd) for kind in some(KINDS, 2)]
@@ -77,6 +78,7 @@ def test_the_same_unprepared_does_not(kind):
     assert not weights < 1e-2  # NaN among them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [old_sgd, old_adam])
 def test_the_optimizers_before_those_clip_the_mean_too(optimizer):
     for kind in (own_models.Adversarial, own_models.Guide):

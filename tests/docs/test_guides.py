@@ -5,11 +5,11 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
+from forked import Program
 from pages import GUIDES, README, ROOT, blocks
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -70,13 +70,7 @@ def test_the_code_of_a_page_runs(page, readers_folder, monkeypatch):
 def test_the_code_of_the_guide_of_horovod_runs(readers_folder):
     code = f"import pathlib, test_guides; test_guides.run(pathlib.Path({str(ALONE)!r}))"
     paths = [ROOT, ROOT / "tests" / "helpers", pathlib.Path(__file__).parent]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = Program("-c", code, PYTHONPATH=os.pathsep.join(map(str, paths))).ended()
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,6 +1,7 @@
 """Notebooks run from top to bottom, and say what is kept in them."""
 
 import importlib.util
+import os
 import re
 
 import nbformat
@@ -37,9 +38,10 @@ def said(notebook):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_says_what_is_kept_in_it(name, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     path = EXAMPLES / f"{name}.ipynb"
     kept = said(nbformat.read(path, as_version=4))
@@ -63,6 +65,7 @@ def test_a_notebook_is_small_and_shows_no_path_of_a_machine(name):
     assert not re.search(r"/(home|root|tmp|work)/", text)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_is_found(tmp_path):
     cell = nbformat.v4.new_code_cell("assert 1 == 2")
     path = tmp_path / "wrong.ipynb"

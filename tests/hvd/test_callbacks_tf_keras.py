@@ -1,9 +1,9 @@
-"""Callbacks: ours with tf-keras, and what becomes of Horovod's with Keras 3."""
+"""Callbacks: ours with tf-keras, and what becomes of Horovod's with Keras 3.
+
+Ours with tf-keras on several processes: test_horovod.py, which has launched them.
+"""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from conftest import strategy_of
-from test_horovod import PROGRAMS, assert_as_one_process, assert_equal_ranks, problem
-from test_horovod import three as three  # a fixture
+from forked import Program
+from test_horovod import PROGRAMS
 from test_step_summary import SIZE, WEIGHTS, X, Y, events
 
 from distloss import DistlossError, prepare
@@ -136,49 +136,10 @@ def test_tf_keras_asks_a_callback_for_its_batches():
 # -- under Horovod
 
 
-def test_tf_keras_starts_reports_and_stays_as_one_process(three):
-    class Weighted(tf_keras.losses.Loss):
-        """A mean by weights: tf-keras divides by rows."""
-
-        def __call__(self, y_true, y_pred, sample_weight=None):
-            weights = tf.cast(sample_weight, tf.float32)
-            return tf.reduce_sum(weights * (y_true - y_pred) ** 2) / tf.reduce_sum(
-                weights
-            )
-
-    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), Weighted())
-    whole = problem.batches(problem.whole())
-    wanted = problem.fitted(model, whole)
-    results = [result["tf_keras_callbacks"] for result in three]
-    assert_as_one_process(results, wanted)
-    report = model.evaluate(whole, verbose=0, return_dict=True)
-    for result in results:
-        assert result["evaluate"] == pytest.approx(report, rel=1e-5)
-
-
-def test_drift_of_tf_keras_is_found_and_an_elastic_state_kept(three):
-    for result in three:
-        assert result["tf_keras_drift"].startswith("DriftError: Expected the same")
-        assert "/bias:0" in result["tf_keras_drift"]
-    model = problem.dense_of_tf_keras(problem.adam_of_tf_keras(), "mse")
-    states = [result["tf_keras_elastic_state"] for result in three]
-    assert_equal_ranks(states)
-    one_more = [x + 1 for x in problem.flat(model.weights)]
-    np.testing.assert_allclose(states[0]["weights"], one_more, rtol=1e-6)
-    assert states[0]["epoch"] == 3
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     path = tmp_path_factory.mktemp("alone") / "found.json"
-    command = [sys.executable, str(PROGRAMS / "alone.py"), str(path)]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    ended = Program(PROGRAMS / "alone.py", path).ended()
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(path.read_text())
 
