@@ -34,6 +34,7 @@ from distloss._keras.layer_hooks import (
     takes_training,
 )
 from distloss._prepare.graphs import comes_from
+from distloss.replicas import StrategyReplicas
 
 
 def predictions(
@@ -172,13 +173,41 @@ def _or_as_it_is(variable: keras.Variable, value: Any, step: StepContext) -> tf.
 
 def _moments(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:
     step = current_step()
-    if step is None or not (step.may_be_empty and layer.synchronized):
+    if step is None or not layer.synchronized:
         return moments_of_keras(layer, inputs, mask)
-    # The sums over replicas count the elements that there are, so none may be made up.
-    count = tf.where(step.rows > 0, tf.shape(inputs)[0], 0)
-    mask = None if mask is None else mask[:count]
-    moments = moments_of_keras(layer, inputs[:count], mask)
+    if step.may_be_empty:
+        # The sums over replicas count the elements that there are: none is made up.
+        count = tf.where(step.rows > 0, tf.shape(inputs)[0], 0)
+        inputs, mask = inputs[:count], None if mask is None else mask[:count]
+    if mask is None:
+        moments = moments_of_keras(layer, inputs, mask)
+    else:
+        moments = _moments_of_all_kept(layer.axis, inputs, mask)
+    if not step.may_be_empty:
+        return moments
     return tuple(_without_its_gradient(moment, step) for moment in moments)
+
+
+def _moments_of_all_kept(axis: int, inputs: tf.Tensor, mask: Any) -> Any:
+    """Mean and variance of what is not masked, on all replicas.
+
+    Where there is a mask, Keras takes those of a replica, `synchronized` or not.
+    https://github.com/keras-team/keras/blob/v3.12.0/keras/src/layers/normalization/batch_normalization.py
+    """
+    kept = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(inputs))
+    ones = [1] * inputs.shape.rank
+    ones[axis] = -1  # the shape of a mean in which it can be broadcast
+    axes = [i for i, size in enumerate(ones) if size == 1]
+
+    def of_all(*values: tf.Tensor) -> list[tf.Tensor]:
+        own = [tf.reduce_sum(tf.where(kept, value, 0), axes) for value in values]
+        return tf.unstack(StrategyReplicas().sum(tf.stack(own), "moments"))
+
+    total, count = of_all(inputs, tf.ones_like(inputs))
+    count += keras.backend.epsilon()
+    mean = total / count
+    (squares,) = of_all(tf.square(inputs - tf.reshape(mean, ones)))
+    return mean, squares / count
 
 
 def _without_its_gradient(value: tf.Tensor, step: StepContext) -> tf.Tensor:

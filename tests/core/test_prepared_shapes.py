@@ -284,6 +284,38 @@ def test_added_losses_around_a_synchronised_normalization():
             )
 
 
+def test_a_synchronised_normalization_of_masked_elements():
+    """Keras takes the statistics of one replica as soon as there is a mask."""
+    x = np.repeat(X[:, np.newaxis], 3, 1) * [[1], [2], [-1]]
+    x[1:4, 1:] = x[2] = x[8, 0] = 0  # masked: all of a row, and of a replica
+
+    def build(synchronized, axis=-1):
+        model = keras.Sequential(
+            [
+                keras.Input((3, 4)),
+                layers.Masking(),
+                layers.BatchNormalization(axis, synchronized=synchronized),
+                layers.Dense(1),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(1e-2), "mse")
+        return model
+
+    y = np.repeat(Y[:, np.newaxis], 3, 1)
+    for axis in (-1, 1):
+        _, one, wanted = trained(
+            lambda axis=axis: build(False, axis), (x, y), replicas=1, prepared=False
+        )
+        for replicas in (2, 4):  # with replicas without rows
+            build_many = lambda axis=axis: build(True, axis)  # noqa: E731
+            _, many, history = trained(build_many, (x, y), replicas=replicas)
+            np.testing.assert_allclose(history["loss"], wanted["loss"], 1e-5)
+            for variable, weight in zip(many.weights, one.weights, strict=True):
+                np.testing.assert_allclose(
+                    variable.numpy(), weight.numpy(), 1e-4, 1e-5, err_msg=variable.path
+                )
+
+
 def test_moving_averages_do_not_hear_of_a_replica_without_rows():
     """2 rows on 4 replicas: those of a replica without rows say what they said."""
 
