@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,8 @@ _OF_STEPS = (
     losses.FLATTEN_LAYERS,
     losses.GET_OWN_LOSSES,
     losses.CLEAR_LOSSES,
+    losses.LOSSES_ADDED,
+    losses.METRICS,
     losses.DIRECT_ASSIGN,
     losses.MOMENTS,
     losses.REDUCE_WEIGHTED_VALUES,
@@ -44,11 +48,15 @@ _OF_STEPS_OF_TF_KERAS = (
     tf_keras.COMPILE_CACHE,
     tf_keras.COMPILE_ARGUMENTS,
     tf_keras.METRICS_RESULT,
+    tf_keras.METRICS_OF_LAYER,
+    tf_keras.STATISTICS,
     tf_keras.SYNC_MOMENTS,
     tf_keras.VALID_MASK,
     tf_keras.WEIGHTED_LOSS,
     tf_keras.SCALE_LOSS_OF_TF_KERAS,
     tf_keras.GET_REDUCTION,
+    tf_keras.SCALING,
+    tf_keras.SCALING_V3,
 )
 
 
@@ -58,7 +66,19 @@ def check_names_of(model: Any) -> None:
     Raises:
       BackendError: its Keras lacks something, of which it says what.
     """
-    check(*(_OF_STEPS if _is_keras_3(model) else _OF_STEPS_OF_TF_KERAS), holder=model)
+    if _is_keras_3(model):
+        check(*_OF_STEPS, holder=model)
+        return
+    check(*_OF_STEPS_OF_TF_KERAS, holder=model)
+    _check_masks_of_tf_keras()
+
+
+@functools.cache
+def _check_masks_of_tf_keras() -> None:
+    # Nobody else would say that a mask is noted elsewhere: all rows would count.
+    with tf.init_scope():
+        layer = importlib.import_module("tf_keras").layers.Masking()
+        tf_keras.MASK.check(layer(tf.zeros((1, 1, 1))))
 
 
 def _is_keras_3(model: Any) -> bool:
@@ -103,9 +123,12 @@ def with_losses(model: Any, wrap: Callable[[Any], Any]) -> Any:
     if keras.tree.flatten(wrapped) == keras.tree.flatten(given):
         return container
     # No public name makes one; both Kerases call it in the same way.
-    outputs = (container if _is_keras_3(model) else model).output_names
-    weights = losses.USER_LOSS_WEIGHTS.of(container)  # so in both
-    return type(container)(wrapped, weights, output_names=outputs)
+    if _is_keras_3(model):
+        names_from, weights = container, losses.USER_LOSS_WEIGHTS.of(container)
+    else:
+        names_from = model
+        weights = tf_keras.USER_LOSS_WEIGHTS_OF_TF_KERAS.of(container)
+    return type(container)(wrapped, weights, output_names=names_from.output_names)
 
 
 def hold_losses(model: Any, container: Any) -> None:

@@ -112,6 +112,13 @@ def holds_losses(container: Any) -> bool:
     return True
 
 
+def exchange_losses(container: Any, change: _Function) -> None:
+    """Lets `container`, which is built, call `change(loss)` instead of each loss."""
+    held = names.BUILT_LOSSES.of(container)
+    changed = [None if loss is None else change(loss) for loss in held]
+    names.BUILT_LOSSES.put(container, changed)
+
+
 def metrics_of(model: Any) -> list[Any]:
     """All metrics that `model` and its layers hold and did not compile, each once."""
     layers = names.LAYERS_IN.of(model)()

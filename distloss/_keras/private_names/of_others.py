@@ -221,6 +221,7 @@ CONTAINER = PrivateName(
     "find the copies of a variable on all replicas",
     f"{_UPSTREAM}test_update_rules_are_called_with_the_variable_of_each_replica",
     is_of_instances=True,
+    is_optional=True,
 )
 
 _OPERATIONS = "horovod.tensorflow.mpi_ops"

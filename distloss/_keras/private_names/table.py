@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from distloss._errors import BackendError
 from distloss._keras.private_names import (
@@ -24,17 +24,18 @@ TABLE: tuple[PrivateName, ...] = tuple(
 )
 
 
-class Looked(NamedTuple):
+@dataclass(frozen=True)
+class Looked:
     """What the installed release has of the names of one group.
 
     Attributes:
       group: the names.
-      count: how many of them this release must have.
+      due: how many of them this release must have.
       missing: a sentence for each that it does not.
     """
 
     group: Group
-    count: int
+    due: int
     missing: tuple[str, ...]
 
 
