@@ -102,6 +102,19 @@ def spec_of_batches(epoch: Any) -> Any:
     )
 
 
+def shares_dealt_by_keras() -> int:
+    """Into how many shares `fit` deals batches, of which this process gets one.
+
+    Since Keras 3.16, whole batches of arrays and of a PyDataset, and a part of each
+    batch of a data set: https://github.com/keras-team/keras/pull/23046
+    """
+    dealt_by = keras.distribution.distribution()
+    if not getattr(dealt_by, "auto_shard_dataset", False):
+        return 1
+    processes = getattr(dealt_by, "num_processes", 1)
+    return int(getattr(dealt_by, "num_data_shards", processes))
+
+
 def let_batches_be_copies(epoch: Any) -> None:
     """Keeps TensorFlow from writing into arrays of which batches are slices.
 

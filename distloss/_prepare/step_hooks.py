@@ -23,6 +23,7 @@ from distloss._keras.compiled_model import (
 from distloss._keras.layer_hooks import hook_sum_of_added
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.added import weighed
+from distloss._prepare.checks import check_dealt_once
 from distloss._prepare.own_steps import take_step
 from distloss._prepare.steps import predict_step, test_step, train_step
 from distloss._prepare.steps_in_parts import train_step_in_parts
@@ -54,7 +55,7 @@ def hook_fit(model: keras.Model, replicas: Replicas) -> None:
     model.predict_step = Hook(predict_step, model, replicas)
     model.get_compile_config = Hook(_compile_config, model)
     model.train_function = model.test_function = None  # they hold the steps of before
-    hook_first_build(model, Hook(_maybe_symbolic_build, model))
+    hook_first_build(model, Hook(_maybe_symbolic_build, model, replicas))
 
 
 def _compile_config(model: keras.Model) -> dict[str, Any]:
@@ -71,13 +72,14 @@ def _compile_config(model: keras.Model) -> dict[str, Any]:
 
 
 def _maybe_symbolic_build(
-    model: keras.Model, iterator: Any = None, data_batch: Any = None
+    model: keras.Model, replicas: Replicas, iterator: Any = None, data_batch: Any = None
 ) -> None:
     # Keras averages the first batch over replicas, which needs parts of one shape, and
     # which takes it from a generator for good. It looks at shapes and dtypes only, so
     # the part of one replica will do, or what the generator says of its batches.
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
     if iterator is not None:
+        check_dealt_once(replicas)
         versions.let_batches_be_copies(iterator)
     strategy = strategy_given_to(model)
     if iterator is not None and strategy is not None:
