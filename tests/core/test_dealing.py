@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import KERAS
 from conftest import strategy_of
+from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
@@ -29,15 +31,17 @@ def dealing(process, *, is_on=True):
         auto_shard_dataset=is_on,
         num_processes=PROCESSES,
         num_data_shards=PROCESSES,
+        num_model_replicas=PROCESSES,
         data_shard_id=process,
         get_tensor_layout=lambda _path: None,
+        distribute_dataset=lambda dataset: dataset,
         _is_multi_process=False,  # by which 3.15 refuses arrays instead
     )
 
 
 @pytest.fixture
 def dealt(monkeypatch):
-    """Data adapters that deal as those of Keras 3.16 do; and what they are told."""
+    """Data adapters that deal as those of Keras 3.16 do; and who tells them."""
 
     def whole_batches(adapter):
         dataset = of_arrays(adapter)
@@ -58,8 +62,9 @@ def dealt(monkeypatch):
         ArrayDataAdapter.get_tf_dataset,
         (TFDatasetAdapter.get_tf_dataset),
     )
-    monkeypatch.setattr(ArrayDataAdapter, "get_tf_dataset", whole_batches)
-    monkeypatch.setattr(TFDatasetAdapter, "get_tf_dataset", part_of_each)
+    if KERAS < (3, 16):
+        monkeypatch.setattr(ArrayDataAdapter, "get_tf_dataset", whole_batches)
+        monkeypatch.setattr(TFDatasetAdapter, "get_tf_dataset", part_of_each)
     yield keras.distribution.set_distribution
     keras.distribution.set_distribution(None)
 
@@ -81,11 +86,11 @@ def of_all_processes(make, dealt):
 
 
 def arrays():
-    return ArrayDataAdapter(X, Y, batch_size=SIZE)
+    return get_data_adapter(X, Y, batch_size=SIZE)
 
 
 def data_set():
-    return TFDatasetAdapter(tf.data.Dataset.from_tensor_slices((X, Y)).batch(SIZE))
+    return get_data_adapter(tf.data.Dataset.from_tensor_slices((X, Y)).batch(SIZE))
 
 
 def test_arrays_dealt_whole_make_a_batch_of_all_processes(dealt):

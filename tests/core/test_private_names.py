@@ -460,8 +460,10 @@ def test_a_release_after_the_tests_is_warned_of_once(monkeypatch, nothing_said):
 
 
 def test_the_installed_releases_are_tested(nothing_said):
+    """After a new release: run all tests, and then raise `newest` of its package."""
     packages = {name.group.package for name in HERE}
-    assert [p.said for p in packages if not p.is_tested] == []
+    released = [p for p in packages if re.fullmatch(r"[\d.]+", p.version())]
+    assert [p.said for p in released if not p.is_tested] == []
     prepared()
 
 
