@@ -90,8 +90,9 @@ def parts_of(variable: Any) -> list[Any]:
 
 def path_of(optimizer: Any, variable: Any) -> str:
     """Under which name Keras knows a variable that `optimizer` updates."""
-    try:
-        (index,) = indices_of(optimizer, [variable])
-        return str(variables_of(optimizer)[index].path)
-    except (AttributeError, KeyError, IndexError):  # of tf-keras, or not built for it
-        return str(whole_of(variable).name).partition(":")[0]
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        # One that was not built for it does not know it.
+        with contextlib.suppress(KeyError, IndexError, AttributeError):
+            (index,) = indices_of(optimizer, [variable])
+            return str(variables_of(optimizer)[index].path)
+    return str(whole_of(variable).name).partition(":")[0]

@@ -1,6 +1,7 @@
 """Private names of others are in one table, and are missed in a sentence."""
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import pathlib
@@ -18,6 +19,8 @@ from conftest import strategy_of
 from test_floors import SOURCES, imports, names_of_ours, within
 
 import distloss
+from distloss._audit.child import instruments
+from distloss._audit.child.compiled import Compiled, CompiledTfKeras
 from distloss._errors import BackendError, UntestedVersionWarning
 from distloss._keras import (
     compiled_model,
@@ -30,6 +33,7 @@ from distloss._keras import (
 )
 from distloss._keras import tf_keras as of_tf_keras
 from distloss._keras.private_names import (
+    of_audit,
     of_layers_and_losses,
     of_models,
     of_optimizers,
@@ -150,7 +154,6 @@ def test_a_private_module_is_imported_by_the_table_alone():
     assert {
         (module, address)
         for module, source in SOURCES.items()
-        if not within(module, {"_audit.child"})
         for address in imports(source)
         if address.startswith(private)
     } == set()
@@ -263,6 +266,18 @@ def built_losses():
     tf_keras_own_steps.holds_losses(example_of(owner))
 
 
+def outputs_of_keras():
+    made = model()
+    compiled_model.loss_container(made).build(Y, Y)
+    Compiled(made).outputs()
+
+
+def outputs_of_tf_keras():
+    made = model(tf_keras)
+    made.compiled_loss(tf.constant(Y), tf.constant(Y))
+    CompiledTfKeras(made).outputs()
+
+
 def process_set():
     horovod_calls.process_set_of((0,))
 
@@ -310,6 +325,8 @@ USES = {
     of_others.OPTIMIZER_STRATEGY: lambda: of_tf_keras.strategy_of(
         tf_keras.optimizers.SGD()
     ),
+    of_audit.FLAT_LOSSES_OF_OUTPUTS: outputs_of_keras,
+    of_audit.OUTPUT_NAMES: outputs_of_tf_keras,
     of_others.SPEC_CLASS: specs_of_replicas,
     of_others.VALUE_SPECS: specs_of_replicas,
     of_others.BASICS: process_set,
@@ -321,6 +338,9 @@ USES = {
 def use_of(name):
     if name in USES:
         return USES[name]
+    if name.group.title == "audit":
+        of_keras = name.group.package is KERAS
+        return of_audit.check_names if of_keras else of_audit.check_names_of_tf_keras
     if name.group.title == "optimizers":
         return lambda: distributed("sgd")
     return prepared if name.group.package is KERAS else prepared_tf_keras
@@ -402,6 +422,14 @@ def test_a_module_that_moved_is_told(monkeypatch):
         of_models.REDUCES_OVER_WORKERS.found()
 
 
+def test_the_audit_looks_before_it_puts_anything_in_the_place_of_keras(monkeypatch):
+    original = tf.GradientTape.gradient
+    hide(monkeypatch, of_audit.DROPOUT)
+    with pytest.raises(BackendError, match="run a step without chance"):
+        instruments.installed()
+    assert tf.GradientTape.gradient is original
+
+
 WITHOUT = """
 import pkgutil, importlib, keras, tf_keras
 from distloss._keras.private_names.table import TABLE
@@ -417,7 +445,7 @@ for one, name in set(taken):
     delattr(one, name)
 import distloss
 for one in pkgutil.walk_packages(distloss.__path__, "distloss."):
-    if not one.name.startswith(("distloss._audit", "distloss.__main__")):
+    if one.name != "distloss.__main__":
         importlib.import_module(one.name)
 try:
     distloss.DistributedOptimizer(optimizer)
@@ -477,3 +505,30 @@ def test_without_logits_a_crossentropy_is_the_same_but_for_rounding():
     with_logits = loss(tf.constant([0, 1]), softmax)
     without = loss(tf.constant([0, 1]), tf.identity(softmax))
     np.testing.assert_allclose(with_logits, without, rtol=1e-6)
+
+
+def test_an_optimizer_of_horovod_is_known_by_its_module_too(monkeypatch):
+    of_horovod = type("SGD", (), {"__module__": "horovod._keras"})()
+    assert horovod_calls.has_wrapped(of_horovod)
+    assert not horovod_calls.has_wrapped(keras.optimizers.SGD())
+
+
+def regularized():
+    layer = tf_keras.layers.Dense(1, kernel_regularizer="l2", kernel_initializer="ones")
+    made = tf_keras.Sequential([tf_keras.Input((2,)), layer])
+    made.compile(tf_keras.optimizers.SGD(0.1), "mse")
+    return made
+
+
+def test_a_regulariser_of_tf_keras_that_is_not_marked_counts_once(monkeypatch):
+    """Then it is taken for a mean over rows, whose parts add up to one of it."""
+    elsewhere = dataclasses.replace(of_others.UNCONDITIONAL, name="_elsewhere")
+    monkeypatch.setattr(tensors, "UNCONDITIONAL", elsewhere)
+    x = np.arange(6, dtype="float32").reshape(3, 2)
+    with strategy_of("mirrored", 2).scope():
+        on_two = distloss.prepare(regularized())
+    alone = regularized()
+    for one in (on_two, alone):
+        one.fit(x, x[:, :1], batch_size=3, verbose=0, shuffle=False)
+    for got, wanted in zip(on_two.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)

@@ -16,6 +16,8 @@ _LOOP = (
 )
 _BY_HAND = "sum the gradients of distloss.mean_share yourself, by an all-reduce"
 
+_WHILE_IT_TRAINS = "let distloss.callbacks.StepCheck look at steps while they train"
+
 MODELS = Group("models", KERAS, _LOOP)
 LAYERS = Group("layers", KERAS, _LOOP)
 DATA = Group("batches of fit", KERAS, _LOOP)
@@ -28,3 +30,5 @@ OF_TENSORFLOW = Group(
 OF_HOROVOD = Group(
     "process sets", HOROVOD, "let all processes share a batch: process_set=None"
 )
+AUDIT = Group("audit", KERAS, _WHILE_IT_TRAINS)
+AUDIT_OF_TF_KERAS = Group("audit", TF_KERAS, _WHILE_IT_TRAINS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from distloss._errors import BackendError
 from distloss._keras.private_names import (
+    of_audit,
     of_layers_and_losses,
     of_models,
     of_optimizers,
@@ -16,9 +17,10 @@ from distloss._keras.private_names import (
 from distloss._keras.private_names.examples import example_of
 from distloss._keras.private_names.private_name import Group, PrivateName
 
+_MODULES = (of_models, of_layers_and_losses, of_optimizers, of_others, of_audit)
 TABLE: tuple[PrivateName, ...] = tuple(
     value
-    for module in (of_models, of_layers_and_losses, of_optimizers, of_others)
+    for module in _MODULES
     for value in vars(module).values()
     if isinstance(value, PrivateName)
 )
