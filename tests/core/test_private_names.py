@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from conftest import strategy_of
+from tensorflow.python.autograph.core import ag_ctx
 from test_floors import SOURCES, imports, names_of_ours, within
 
 import distloss
@@ -463,6 +464,26 @@ def test_without_any_of_them_distloss_can_be_imported():
         check=False,
     )
     assert done.stdout.startswith("told: Expected Keras with"), done.stderr[-2000:]
+
+
+def test_autograph_does_not_look_into_the_table(monkeypatch):
+    seen = []
+
+    def note(_package):
+        seen.append(ag_ctx.control_status_ctx().status)
+
+    monkeypatch.setattr(private_name, "warn_if_untested", note)
+
+    @tf.function
+    def traced():
+        note(None)
+        of_losses.GET_MASK.found()
+        of_losses.GET_MASK.put(of_losses.GET_MASK.owners(), of_losses.GET_MASK.found())
+        private_name.check(of_losses.GET_MASK)
+
+    traced()
+    assert seen[0] is ag_ctx.Status.ENABLED
+    assert {*seen[1:]} == {ag_ctx.Status.DISABLED}
 
 
 # -- releases that came after the tests

@@ -13,7 +13,12 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import tensorflow as tf
+
 from distloss._errors import BackendError, UntestedVersionWarning
+
+# AutoGraph would look into what imports modules, and say that it cannot.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 Release = tuple[int, int]
 
@@ -130,11 +135,13 @@ class PrivateName:
         return f"{self.owner}.{self.name}"
 
     @property
+    @_without_autograph
     def is_due(self) -> bool:
         """Whether the installed release is one of which it is needed."""
         release = self.group.package.release()
         return (self.since or release) <= release <= (self.until or release)
 
+    @_without_autograph
     def of(self, holder: Any) -> Any:
         """What `holder` has by this name.
 
@@ -147,6 +154,7 @@ class PrivateName:
         except AttributeError as error:
             raise self.missing() from error
 
+    @_without_autograph
     def found(self) -> Any:
         """What the module or class has by this name.
 
@@ -155,6 +163,7 @@ class PrivateName:
         """
         return self.of(self.owners())
 
+    @_without_autograph
     def put(self, holder: Any, value: Any) -> None:
         """Gives `value` to `holder` in the place of what it has by this name.
 
@@ -217,6 +226,7 @@ def _split(address: str) -> list[str]:
     return [".".join(parts[: len(parts) - len(classes)]), *classes]
 
 
+@_without_autograph
 def check(*names: PrivateName, holder: Any = None) -> None:
     """Looks for all of `names` before the first is used.
 
