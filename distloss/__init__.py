@@ -17,6 +17,7 @@ from distloss._errors import (
     CorruptedSumError,
     DistlossError,
     NonfiniteGradientError,
+    UntestedVersionWarning,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "OneDevice",
     "Report",
     "StrategyReplicas",
+    "UntestedVersionWarning",
     "audit",
     "check_step",
     "mean_share",

@@ -37,7 +37,14 @@ class ContextError(DistlossError, RuntimeError):
 
 
 class BackendError(DistlossError, ImportError):
-    """Keras runs on a backend other than TensorFlow, or is too old."""
+    """Keras runs on a backend other than TensorFlow, or is too old.
+
+    Or it, tf-keras or Horovod lacks a private name that is used.
+    """
+
+
+class UntestedVersionWarning(UserWarning):
+    """A package is newer than the releases with which distloss was tested."""
 
 
 class HorovodMissingError(DistlossError, ImportError):

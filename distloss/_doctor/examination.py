@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from distloss._doctor.known import Machine, known
-from distloss._doctor.report import Report
+from distloss._doctor.report import Names, Report
 from distloss._package import versions
 
 
@@ -60,14 +60,17 @@ def examined(engine: str, replicas: int | None, timeout: float) -> Report:
     from distloss._doctor.speed import speeds
 
     timed = speeds(made, watchdog.say)
+    watchdog.say("private names of Keras")
     found_versions = versions()
+    machine = _machine(made, found_versions)
     return Report(
         engine,
         found_versions,
         _devices(made),
         tuple(found),
         tuple(timed),
-        known(_machine(made, found_versions)),
+        known(machine),
+        _names() if machine.backend == "tensorflow" else (),
         # Each that saw something wrong tells it, too.
         made.here[0] == 0 or any(one.wrong for one in found),
     )
@@ -89,3 +92,21 @@ def _machine(engine: Any, versions: dict[str, str]) -> Machine:
 
     gpus = sum(name.startswith("GPU") for name in engine.names)
     return Machine(versions, gpus, engine.workers, keras.config.backend())
+
+
+def _names() -> tuple[Names, ...]:
+    """What is private of other packages, and whether they have it."""
+    from distloss._keras.private_names.table import looked_for
+
+    return tuple(
+        Names(
+            one.group.package.install,
+            one.group.package.version(),
+            one.group.package.range_of(None, None),
+            one.group.package.is_tested,
+            one.group.title,
+            one.due,
+            one.missing,
+        )
+        for one in looked_for()
+    )

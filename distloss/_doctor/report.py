@@ -47,6 +47,29 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Names:
+    """Private names of another package that distloss needs, for one purpose.
+
+    Attributes:
+      package: what pip calls it.
+      version: that is installed.
+      tested: the releases with which distloss was tested, in words.
+      is_tested: whether the installed one is not newer.
+      of: what the names are for.
+      count: how many.
+      missing: a sentence for each that is not there.
+    """
+
+    package: str
+    version: str
+    tested: str
+    is_tested: bool
+    of: str
+    count: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What the doctor found.
 
@@ -57,6 +80,7 @@ class Report:
       sums: over all replicas, and over each pair.
       speeds: of sums over all replicas.
       known: what is known to go wrong with these versions and devices.
+      names: private names of Keras and others, as far as they are installed.
       is_told_here: whether this process reports.
     """
 
@@ -66,6 +90,7 @@ class Report:
     sums: tuple[Sum, ...]
     speeds: tuple[Speed, ...]
     known: tuple[str, ...]
+    names: tuple[Names, ...] = ()
     is_told_here: bool = True
 
     @property

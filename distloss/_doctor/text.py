@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 from distloss._audit.report.printable import printable
-from distloss._doctor.report import Report, Sum
+from distloss._doctor.report import Names, Report, Sum
 
 
 def written(report: Report) -> str:
@@ -19,6 +19,7 @@ def written(report: Report) -> str:
     _print_head(console, report)
     _print_sums(console, report)
     _print_speeds(console, report)
+    _print_names(console, report)
     for fact in report.known:
         _print(console, f"known: {fact}")
     return into.getvalue()
@@ -67,3 +68,23 @@ def _print_speeds(console: Any, report: Report) -> None:
             f"  a sum of {one.megabytes:.3g} MB: {one.microseconds:,.0f} us, "
             f"{one.gigabytes_per_second:.3g} GB/s on each link{share}",
         )
+
+
+def _print_names(console: Any, report: Report) -> None:
+    for package, groups in itertools.groupby(report.names, lambda one: one.package):
+        names = list(groups)
+        if not names[0].is_tested:
+            _print(
+                console,
+                f"{package} {names[0].version} is newer than what distloss was tested "
+                f"with, {names[0].tested}",
+            )
+        for group in names:
+            _print(console, f"  private names of {package}, {_state_of(group)}")
+            for sentence in group.missing:
+                _print(console, f"    {sentence}")
+
+
+def _state_of(names: Names) -> str:
+    state = f"{len(names.missing)} MISSING" if names.missing else "all there"
+    return f"{names.of}: {names.count}, {state}"

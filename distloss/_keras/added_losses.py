@@ -19,6 +19,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distloss._keras.private_names.of_layers_and_losses import (
+    CLEAR_LOSSES,
+    LOSSES_ADDED,
+)
+
 
 class _Waiting:
     """A replica that waits for others: lists that these changed, as they were."""
@@ -29,7 +34,7 @@ class _Waiting:
 
     def note(self, layer: keras.Layer) -> None:
         if self._group() is self._own:  # and no thread of something else
-            self._before.setdefault(id(layer), (layer, layer._losses[:]))
+            self._before.setdefault(id(layer), (layer, LOSSES_ADDED.of(layer)[:]))
 
     def put_back(self) -> None:
         for layer, losses in self._before.values():
@@ -67,7 +72,7 @@ def kept(group: Callable[[], Any]) -> Iterator[None]:
 def set_losses(layer: keras.Layer, losses: Sequence[Any]) -> None:
     """Makes `losses` what `layer` has added on this replica."""
     _note(layer)
-    layer._losses[:] = losses
+    LOSSES_ADDED.of(layer)[:] = losses
 
 
 def _note(layer: keras.Layer) -> None:
@@ -76,6 +81,7 @@ def _note(layer: keras.Layer) -> None:
 
 
 def _replace_methods() -> None:
+    CLEAR_LOSSES.check()
     for name, method in _METHODS.items():
         _of_keras[name] = getattr(keras.Layer, name)  # or what others put there
         setattr(keras.Layer, name, method)
@@ -95,7 +101,7 @@ def _add_loss(layer: keras.Layer, loss: Any) -> None:
 @tf.autograph.experimental.do_not_convert
 def _clear_losses(layer: keras.Layer) -> None:
     _note(layer)
-    _of_keras["_clear_losses"](layer)
+    _of_keras[CLEAR_LOSSES.name](layer)
 
 
-_METHODS = {"add_loss": _add_loss, "_clear_losses": _clear_losses}
+_METHODS = {"add_loss": _add_loss, CLEAR_LOSSES.name: _clear_losses}

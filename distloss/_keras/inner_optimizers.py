@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from distloss._keras.private_names import of_optimizers as names
+
 # Not in every Keras 3.
 _MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
 _HOLD_OTHERS = (keras.optimizers.LossScaleOptimizer, _MULTI_OPTIMIZER)
@@ -34,16 +36,18 @@ def exchanged(
         return {}
     changed = _Changed(change)
     others = [changed(inner) for inner in optimizer.optimizers]
-    chosen: Any = optimizer._optimizer_map
+    chosen: Any = names.OPTIMIZER_MAP.of(optimizer)
+    names.INNER_OPTIMIZERS.check(optimizer)
     if isinstance(chosen, _Choice):
         chosen = chosen.choose
     if isinstance(chosen, keras.optimizers.OptimizerMap):
-        by_name = {name: changed(x) for name, x in chosen._optimizer_map.items()}
+        held = names.OPTIMIZERS_BY_NAME.of(chosen)
+        by_name = {name: changed(x) for name, x in held.items()}
         default = changed(chosen.default_optimizer)
         chosen = keras.optimizers.OptimizerMap(default, by_name)
     elif not back:
         chosen = _Choice(chosen, changed)
-    return {"_inner_optimizers": others, "_optimizer_map": chosen}
+    return {names.INNER_OPTIMIZERS.name: others, names.OPTIMIZER_MAP.name: chosen}
 
 
 class _Changed:

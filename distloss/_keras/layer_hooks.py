@@ -9,6 +9,11 @@ import keras
 import tensorflow as tf
 
 from distloss._keras.model_hooks import Hook
+from distloss._keras.private_names import of_layers_and_losses as names
+from distloss._keras.private_names.of_models import (
+    AGGREGATE_ADDITIONAL_LOSS,
+    CALL_HAS_TRAINING_ARG,
+)
 
 
 def hook_added_losses(
@@ -20,62 +25,66 @@ def hook_added_losses(
     """Lets `add(layer, loss)`, `own(layer)` and `clear(layer)` keep what it adds."""
     if not isinstance(layer.add_loss, Hook):
         layer.add_loss = Hook(add, layer)
-        layer._get_own_losses = Hook(own, layer)
-        layer._clear_losses = Hook(clear, layer)
+        names.GET_OWN_LOSSES.put(layer, Hook(own, layer))
+        names.CLEAR_LOSSES.put(layer, Hook(clear, layer))
 
 
 def own_losses_of_keras(layer: keras.Layer) -> list[Any]:
     """What Keras knows of what `layer` added."""
-    return type(layer)._get_own_losses(layer)
+    own: list[Any] = names.GET_OWN_LOSSES.of(type(layer))(layer)
+    return own
 
 
 def clear_losses_of_keras(layer: keras.Layer) -> None:
     """Lets Keras forget them."""
-    type(layer)._clear_losses(layer)
+    names.CLEAR_LOSSES.of(type(layer))(layer)
 
 
 def hook_assignments(variable: Any, assign: Callable[[Any, Any], None]) -> None:
     """Lets `assign(variable, value)` do what each assignment ends in."""
-    if not isinstance(variable._direct_assign, Hook):
-        variable._direct_assign = Hook(assign, variable)
+    if not isinstance(names.DIRECT_ASSIGN.of(variable), Hook):
+        names.DIRECT_ASSIGN.put(variable, Hook(assign, variable))
 
 
 def assign_as_keras(variable: Any, value: Any) -> None:
     """What such an assignment does in Keras."""
-    type(variable)._direct_assign(variable, value)
+    names.DIRECT_ASSIGN.of(type(variable))(variable, value)
 
 
 def hook_moments(layer: Any, moments: Callable[..., Any]) -> None:
     """Lets `moments(layer, inputs, mask)` give a BatchNormalization its statistics."""
-    if not isinstance(layer._moments, Hook):
-        layer._moments = Hook(moments, layer)
+    if not isinstance(names.MOMENTS.of(layer), Hook):
+        names.MOMENTS.put(layer, Hook(moments, layer))
 
 
 def moments_of_keras(layer: Any, inputs: tf.Tensor, mask: Any) -> Any:
     """The statistics that Keras computes."""
-    return type(layer)._moments(layer, inputs, mask)
+    return names.MOMENTS.of(type(layer))(layer, inputs, mask)
 
 
 def takes_training(model: keras.Model) -> bool:
     """Whether the `call` of `model` has an argument `training`."""
-    return bool(model._call_has_training_arg)
+    return bool(CALL_HAS_TRAINING_ARG.of(model))
 
 
 def values_of(metric: Any, y_true: Any, y_pred: Any) -> Any:
     """What the function of a metric gives, before the metric takes its mean."""
-    return metric._fn(y_true, y_pred, **metric._fn_kwargs)
+    function = names.METRIC_FUNCTION.of(metric)
+    return function(y_true, y_pred, **names.METRIC_ARGUMENTS.of(metric))
 
 
 def arguments_of(loss: Any) -> dict[str, Any]:
     """The arguments that a loss of Keras passes on to its function."""
-    return getattr(loss, "_fn_kwargs", {})
+    if isinstance(loss, names.LOSS_OF_FUNCTION.found()):
+        return dict(names.LOSS_ARGUMENTS.of(loss))
+    return dict(getattr(loss, names.LOSS_ARGUMENTS.name, {}))  # so in tf-keras
 
 
 def sum_of_added_as_keras(model: keras.Model, added: Any) -> tf.Tensor:
     """What Keras makes of one loss that a layer added."""
-    return type(model)._aggregate_additional_loss(model, added)
+    return AGGREGATE_ADDITIONAL_LOSS.of(type(model))(model, added)
 
 
 def hook_sum_of_added(model: keras.Model, weighed: Hook) -> None:
     """Lets `weighed(added)` make it."""
-    model._aggregate_additional_loss = weighed
+    AGGREGATE_ADDITIONAL_LOSS.put(model, weighed)

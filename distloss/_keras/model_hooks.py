@@ -11,6 +11,9 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentError
+from distloss._keras.private_names.of_models import METRICS_RESULT_OR_LOGS
+from distloss._keras.private_names.of_others import METRICS_RESULT
+from distloss._keras.private_names.private_name import PrivateName
 
 if TYPE_CHECKING:  # a floor above, of which it is only given objects
     from distloss.replicas import Replicas
@@ -48,20 +51,21 @@ def report_global_metrics(
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
     # https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/engine/training.py
     is_keras_3 = isinstance(model, keras.Model)
-    name = "_get_metrics_result_or_logs" if is_keras_3 else _OF_TF_KERAS
-    hooked = vars(model).get(name)
+    name = METRICS_RESULT_OR_LOGS if is_keras_3 else METRICS_RESULT
+    hooked = vars(model).get(name.name)
     if told is None and isinstance(hooked, Hook):
         told = hooked.args[-1]  # of a prepared model, to which a callback comes as well
-    setattr(model, name, Hook(_global_results_or_logs, model, replicas, name, told))
+    name.put(model, Hook(_global_results_or_logs, model, replicas, name, told))
     if is_keras_3 and not replicas.keras_sums_metrics:
         model.fit = Hook(_fit, model)
 
 
-_OF_TF_KERAS = "_validate_and_get_metrics_result"
-
-
 def _global_results_or_logs(
-    model: Any, replicas: Replicas, name: str, told: dict[str, Any] | None, logs: Any
+    model: Any,
+    replicas: Replicas,
+    name: PrivateName,
+    told: dict[str, Any] | None,
+    logs: Any,
 ) -> Any:
     metrics = {id(m): m for m in [*model.metrics, *(told or {}).values()]}.values()
 
@@ -70,7 +74,7 @@ def _global_results_or_logs(
             for variable in (v for metric in metrics for v in metric.variables):
                 # Summed one by one, since they are few and of several dtypes.
                 variable.assign(_over_replicas(variable, replicas))
-        found = getattr(type(model), name)(model, logs)
+        found = name.of(type(model))(model, logs)
         return {**found, **_results(told, found)} if told else found
 
     if replicas.keras_sums_metrics:

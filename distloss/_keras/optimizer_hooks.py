@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ContextError
+from distloss._keras.private_names.of_optimizers import AVERAGES
 from distloss._keras.versions import OPTIMIZERS_SUM
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class GivenSums(_KerasOptimizer):
         if tf.distribute.in_cross_replica_context():
             super()._overwrite_model_variables_with_average_value(variables)
             return
-        averages = self._model_variables_moving_average
+        averages = AVERAGES.of(self)
         for variable, average in zip(variables, averages, strict=True):
             variable.assign(average)
 

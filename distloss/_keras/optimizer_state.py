@@ -9,16 +9,43 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend import Variable  # of which older keras.Variable is a subclass
-from keras.src.utils.tracking import Tracker
 
-# Whether optimizers can be pickled at all, which older Keras cannot.
-CAN_BE_PICKLED = hasattr(keras.optimizers.Optimizer, "_unpickle_model")
+from distloss._keras.private_names import of_optimizers as names
+from distloss._keras.private_names.private_name import check
+
+# What wrapping an optimizer asks for, and what is put in its place.
+_OF_ALL = (
+    names.VARIABLES,
+    names.TRACKER,
+    names.TRACKER_CLASS,
+    names.TRACK_FOR_CHECKPOINTS,
+    names.VARIABLE_CLASS,
+    names.TRAINABLE_VARIABLES,
+    names.VARIABLE_INDEX,
+    names.CHECK_KNOWN,
+    names.FILTER_EMPTY,
+    names.STRATEGY,
+    names.ALL_REDUCE,
+    names.APPLY_GRADIENTS,
+    names.UPDATE_STEP,
+    names.OVERWRITE,
+)
+_OF_SCALING = (names.TF_APPLY, names.HANDLE_FINITE)
+
+
+def check_names_of(optimizer: Any) -> None:
+    """Looks whether an optimizer has what distributing it asks for.
+
+    Raises:
+      BackendError: Keras lacks something, of which it says what.
+    """
+    is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    check(*_OF_ALL, *(_OF_SCALING if is_scaling else ()), holder=optimizer)
 
 
 def unpickled(*saved: Any) -> Any:
     """The optimizer of which its `__reduce__` has returned `saved`."""
-    return keras.optimizers.Optimizer._unpickle_model(*saved)
+    return names.UNPICKLE.found()(*saved)
 
 
 def rule_of(optimizer: Any) -> Any:
@@ -28,28 +55,29 @@ def rule_of(optimizer: Any) -> Any:
 
 def variables_of(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built for, in the order of their indices."""
-    return rule_of(optimizer)._trainable_variables
+    found: list[Any] = names.TRAINABLE_VARIABLES.of(rule_of(optimizer))
+    return found
 
 
 def indices_of(optimizer: Any, variables: Sequence[Any]) -> list[int]:
     """The places of `variables` among those that the optimizer was built for."""
-    return [rule_of(optimizer)._get_variable_index(variable) for variable in variables]
+    return list(map(names.VARIABLE_INDEX.of(rule_of(optimizer)), variables))
 
 
 def check_was_built_for(optimizer: Any, variables: Sequence[Any]) -> None:
     """Raises the ValueError of Keras where the optimizer does not know a variable."""
-    optimizer._check_variables_are_known(variables)
+    names.CHECK_KNOWN.of(optimizer)(variables)
 
 
 def check_has_any(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
     """Raises the ValueError of Keras where no variable has a gradient."""
     if all(gradient is None for gradient in gradients):
-        optimizer._filter_empty_gradients(gradients, variables)
+        names.FILTER_EMPTY.of(optimizer)(gradients, variables)
 
 
 def strategy_of(optimizer: Any) -> tf.distribute.Strategy:
     """The strategy in whose scope the optimizer was made."""
-    return optimizer._distribution_strategy
+    return names.STRATEGY.of(optimizer)
 
 
 def builder_of(optimizer: Any) -> Any:
@@ -72,9 +100,10 @@ def copy_of(optimizer: Any) -> dict[str, Any]:
         name: copy.copy(value) if isinstance(value, list | dict | set) else value
         for name, value in vars(optimizer).items()
     }
-    tracker = Tracker({"variables": (_is_variable, state["_variables"])})
-    tracker.stored_ids["variables"].update(map(id, state["_variables"]))
-    state["_tracker"] = tracker
+    variables = state[names.VARIABLES.name]
+    tracker = names.TRACKER_CLASS.found()({"variables": (_is_variable, variables)})
+    tracker.stored_ids["variables"].update(map(id, variables))
+    state[names.TRACKER.name] = tracker
     return state
 
 
@@ -84,9 +113,10 @@ def give(optimizer: Any, state: dict[str, Any]) -> None:
     With its list of variables, which `tf.train.Checkpoint` saves by that name.
     """
     vars(optimizer).update(state)
-    variables = optimizer._variables
-    optimizer._track_trackable(variables, name="_variables", overwrite=True)
+    track = names.TRACK_FOR_CHECKPOINTS.of(optimizer)
+    track(names.VARIABLES.of(optimizer), name=names.VARIABLES.name, overwrite=True)
 
 
 def _is_variable(value: Any) -> bool:
-    return isinstance(value, Variable)
+    # Of which keras.Variable of older Keras is a subclass.
+    return isinstance(value, names.VARIABLE_CLASS.found())

@@ -10,13 +10,14 @@ https://github.com/keras-team/keras/blob/v3.12.0/keras/src/losses/loss.py
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras.src.losses import loss as _losses
 
 from distloss._keras.model_hooks import Hook
+from distloss._keras.private_names import of_layers_and_losses as names
 
 
 def replace_reductions(reduced: Callable[..., Any], scaled: Callable[..., Any]) -> None:
@@ -29,13 +30,12 @@ def replace_reductions(reduced: Callable[..., Any], scaled: Callable[..., Any]) 
         multiplies by it.
     """
     for name, ours in (
-        ("reduce_weighted_values", reduced),
-        ("scale_loss_for_distribution", scaled),
-        ("unscale_loss_for_distribution", scaled),
+        (names.REDUCE_WEIGHTED_VALUES, reduced),
+        (names.SCALE_LOSS, scaled),
+        (names.UNSCALE_LOSS, scaled),
     ):
-        of_keras = getattr(_losses, name)
-        if not isinstance(of_keras, Hook):
-            setattr(_losses, name, Hook(ours, of_keras))
+        if name.is_due and not isinstance(name.found(), Hook):
+            name.put(name.owners(), Hook(ours, name.found()))
 
 
 def watch_updates(check: Callable[[Any], None]) -> None:
@@ -85,8 +85,8 @@ def metrics_in(held: list[Any]) -> list[Any]:
 def _metrics_of(held: Any) -> list[Any]:
     if isinstance(held, keras.metrics.Metric):
         return [held]
-    inside = [metric for layer in held._flatten_layers() for metric in layer._metrics]
-    return [*held.metrics, *inside]
+    layers = names.FLATTEN_LAYERS.of(held)()
+    return [*held.metrics, *itertools.chain(*map(names.METRICS.of, layers))]
 
 
 def _with_inner(metric: Any) -> Iterator[Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distloss._keras.private_names.of_optimizers import CLIP
+
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
@@ -24,7 +26,7 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
 def clipping(found: set[str], *, is_on: bool) -> Iterator[None]:
     """Notes "clip" where a step clips gradients; not `is_on`, they stay as they are."""
     base: Any = keras.optimizers.Optimizer
-    of_keras, of_norms = base._clip_gradients, tf.clip_by_global_norm
+    of_keras, of_norms = CLIP.of(base), tf.clip_by_global_norm
 
     def clip_gradients(optimizer: Any, grads: Any) -> Any:
         names = ("clipnorm", "global_clipnorm", "clipvalue")
@@ -41,7 +43,7 @@ def clipping(found: set[str], *, is_on: bool) -> Iterator[None]:
         return clipped if is_on else (t_list, clipped[1])
 
     with (
-        _replaced(base, "_clip_gradients", clip_gradients),
+        _replaced(base, CLIP.name, clip_gradients),
         _replaced(tf, "clip_by_global_norm", clip_by_global_norm),
     ):
         yield

@@ -18,6 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distloss._keras.private_names import of_others as names
+
 
 def is_of_tf_keras(value: Any) -> bool:
     """Whether `value` is of tf-keras, or of no Keras while `tf.keras` is tf-keras.
@@ -47,10 +49,17 @@ def is_model(value: Any) -> bool:
 
 def make_variables(optimizer: Any, variables: Sequence[Any]) -> None:
     """Makes the variables of an optimizer of either Keras, where there are none."""
-    if hasattr(optimizer, "_create_all_weights"):  # of tf_keras.optimizers.legacy
-        optimizer._create_all_weights(variables)
+    if _is_legacy(optimizer):
+        names.CREATE_ALL_WEIGHTS.of(optimizer)(variables)
     elif not getattr(optimizer, "built", False):
         optimizer.build(variables)  # tf-keras makes none where there are some
+
+
+def _is_legacy(optimizer: Any) -> bool:
+    tf_keras = sys.modules.get("tf_keras")
+    return tf_keras is not None and isinstance(
+        optimizer, tf_keras.optimizers.legacy.Optimizer
+    )
 
 
 def model_class() -> Any:
@@ -86,12 +95,12 @@ class Callback(keras.callbacks.Callback):
 
 def set_inner(scaled: Any, optimizer: Any) -> None:
     """Gives a LossScaleOptimizer of tf-keras another one to update with."""
-    scaled._optimizer = optimizer
+    names.INNER.put(scaled, optimizer)
 
 
 def forget_functions(model: Any) -> None:
     """Lets `fit` make the functions of its steps anew."""
-    model._reset_compile_cache()
+    names.COMPILE_CACHE.of(model)()
 
 
 def hook_compile_arguments(
@@ -100,22 +109,26 @@ def hook_compile_arguments(
     """Lets `changed(model, arguments)` give what files hold of `compile`."""
 
     def arguments(user_metrics: bool = True) -> dict[str, Any]:
-        return changed(model, type(model)._get_compile_args(model, user_metrics))
+        given = names.COMPILE_ARGUMENTS.of(type(model))
+        return changed(model, given(model, user_metrics))
 
-    model._get_compile_args = arguments
+    names.COMPILE_ARGUMENTS.put(model, arguments)
 
 
 def hook_moments(layer: Any, moments: Callable[..., Any]) -> None:
     """Lets `moments(layer, ...)` give a synchronised normalization its statistics."""
-    if hasattr(layer, "_sync_calculate_mean_and_var"):
-        layer._sync_calculate_mean_and_var = functools.partial(moments, layer)
+    sync = importlib.import_module("tf_keras").layers.experimental
+    if isinstance(layer, sync.SyncBatchNormalization) or hasattr(
+        layer, names.SYNC_MOMENTS.name
+    ):
+        names.SYNC_MOMENTS.put(layer, functools.partial(moments, layer))
 
 
 def moments_of_tf_keras(
     layer: Any, x: Any, axes: Any, keep_dims: Any, mask: Any
 ) -> Any:
     """The statistics that tf-keras computes."""
-    own = type(layer)._sync_calculate_mean_and_var
+    own = names.SYNC_MOMENTS.of(type(layer))
     return own(layer, x, axes, keep_dims, mask=mask)
 
 
@@ -124,7 +137,7 @@ def own_statistics_of(layer: Any) -> list[Any]:
     own = tf.VariableSynchronization.ON_READ
     return [
         variable
-        for variable in layer._non_trainable_weights
+        for variable in names.STATISTICS.of(layer)
         if isinstance(variable, tf.distribute.DistributedValues)
         and variable.synchronization == own
     ]
@@ -132,14 +145,16 @@ def own_statistics_of(layer: Any) -> list[Any]:
 
 def strategy_of(optimizer: Any) -> tf.distribute.Strategy | None:
     """In whose scope it was made; None for a legacy one, which looks it up later."""
-    return getattr(optimizer, "_distribution_strategy", None)
+    return None if _is_legacy(optimizer) else names.OPTIMIZER_STRATEGY.of(optimizer)
 
 
 def function_of(metric: Any) -> Any:
     """What a metric takes the mean of; None for one that has no function."""
-    return getattr(metric, "_fn", None)
+    name = names.METRIC_FUNCTION_OF_TF_KERAS
+    is_of_function = isinstance(metric, name.owners())
+    return name.of(metric) if is_of_function else getattr(metric, name.name, None)
 
 
 def set_function(metric: Any, function: Callable[..., Any]) -> None:
     """Lets `metric` take the mean of what `function` gives."""
-    metric._fn = function
+    names.METRIC_FUNCTION_OF_TF_KERAS.put(metric, function)

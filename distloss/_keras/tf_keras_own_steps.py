@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from distloss._keras.model_hooks import Hook
+from distloss._keras.private_names import of_others as names
 
 _Function = Callable[..., Any]
 
@@ -34,28 +36,24 @@ def replace_reductions(
       scaled: `(of_keras, value)`, what divides by the number of replicas.
       reduction: `(of_keras, loss)`, the name of what a loss does, where it may.
     """
-    utils = importlib.import_module("tf_keras.src.utils.losses_utils")
     for name, ours in (
-        ("apply_valid_mask", masked),
-        ("compute_weighted_loss", reduced),
-        ("scale_loss_for_distribution", scaled),
+        (names.VALID_MASK, masked),
+        (names.WEIGHTED_LOSS, reduced),
+        (names.SCALE_LOSS_OF_TF_KERAS, scaled),
     ):
-        of_keras = getattr(utils, name)
-        if not isinstance(of_keras, Hook):
-            setattr(utils, name, Hook(ours, of_keras))
-    _replace_method(_tf_keras().losses.Loss, "_get_reduction", reduction)
+        if not isinstance(name.found(), Hook):
+            name.put(name.owners(), Hook(ours, name.found()))
+    names.GET_REDUCTION.check()
+    _replace_method(_tf_keras().losses.Loss, names.GET_REDUCTION.name, reduction)
 
 
 def watch_updates(watched: _Function) -> None:
     """Calls `watched(of_keras, optimizer, ...)` for any update of tf-keras."""
-    scaling = importlib.import_module(
-        "tf_keras.src.mixed_precision.loss_scale_optimizer"
-    )
     for kind in (
         _tf_keras().optimizers.Optimizer,
         _tf_keras().optimizers.legacy.Optimizer,
-        scaling.LossScaleOptimizer,
-        scaling.LossScaleOptimizerV3,
+        names.SCALING.found(),
+        names.SCALING_V3.found(),
     ):
         _replace_method(kind, "apply_gradients", watched)
 
@@ -102,12 +100,29 @@ def optimizer_classes() -> tuple[type, ...]:
 
 def containers_of(model: Any) -> list[Any]:
     """What holds the losses, and the metrics, with which `model` was compiled."""
-    return [c for c in (model.compiled_loss, model.compiled_metrics) if c]
+    both = (names.COMPILED_LOSS, names.COMPILED_METRICS)
+    return [container for container in (name.of(model) for name in both) if container]
+
+
+def holds_losses(container: Any) -> bool:
+    """Whether one of these, which is built, holds the losses."""
+    if not isinstance(container, names.BUILT_LOSSES.owners()):
+        return False
+    names.BUILT_LOSSES.check(container)
+    return True
+
+
+def exchange_losses(container: Any, change: _Function) -> None:
+    """Lets `container`, which is built, call `change(loss)` instead of each loss."""
+    held = names.BUILT_LOSSES.of(container)
+    changed = [None if loss is None else change(loss) for loss in held]
+    names.BUILT_LOSSES.put(container, changed)
 
 
 def metrics_of(model: Any) -> list[Any]:
     """All metrics that `model` and its layers hold and did not compile, each once."""
-    held = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+    layers = names.LAYERS_IN.of(model)()
+    held = itertools.chain(*map(names.METRICS_OF_LAYER.of, layers))
     return list({id(metric): metric for metric in [*model.metrics, *held]}.values())
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distloss._keras.private_names.of_others import SPEC_CLASS, VALUE_SPECS
+
 _MISSING = object()
 # tf-keras keeps the second for its coordinator of workers.
 _NAMES = ("train_function", "train_tf_function")
@@ -65,7 +67,8 @@ def _is_optional(leaf: Any) -> bool:
 
 def per_replica_specs(spec: Any) -> Any:
     """The specifications of what each replica gets; None where one is for all."""
-    return getattr(spec, "_value_specs", None)
+    is_of_replicas = isinstance(spec, SPEC_CLASS.found())
+    return VALUE_SPECS.of(spec) if is_of_replicas else None
 
 
 def iterator_over(batch: Any, like: Any, strategy: tf.distribute.Strategy) -> Any:

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from distloss._keras.optimizer_state import indices_of, variables_of
+from distloss._keras.private_names.of_others import CONTAINER
 
 # What gets an optimizer, a gradient and the variable that it is about to change.
 Watcher = Callable[[Any, Any, Any], None]
@@ -74,7 +75,7 @@ def whole_of(variable: Any) -> Any:
     """The variable of all replicas of which `variable` is one replica's, or itself."""
     inner = variable.value if isinstance(variable, keras.Variable) else variable
     for part in (inner, getattr(inner, "handle", None)):  # which has it, differs
-        container = getattr(part, "_distributed_container", None)
+        container = getattr(part, CONTAINER.name, None)  # none of one device
         whole = container() if callable(container) else None
         if whole is not None:
             return whole
@@ -89,8 +90,9 @@ def parts_of(variable: Any) -> list[Any]:
 
 def path_of(optimizer: Any, variable: Any) -> str:
     """Under which name Keras knows a variable that `optimizer` updates."""
-    try:
-        (index,) = indices_of(optimizer, [variable])
-        return str(variables_of(optimizer)[index].path)
-    except (AttributeError, KeyError, IndexError):  # of tf-keras, or not built for it
-        return str(whole_of(variable).name).partition(":")[0]
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        # One that was not built for it does not know it.
+        with contextlib.suppress(KeyError, IndexError, AttributeError):
+            (index,) = indices_of(optimizer, [variable])
+            return str(variables_of(optimizer)[index].path)
+    return str(whole_of(variable).name).partition(":")[0]

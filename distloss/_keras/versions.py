@@ -9,12 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.losses import loss as _keras_loss
-from keras.src.trainers.compile_utils import CompileLoss
-from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from distloss._errors import BackendError
+from distloss._keras.private_names import of_layers_and_losses as names
+from distloss._keras.private_names.of_models import (
+    DATA_ADAPTER,
+    DISTRIBUTED_DATASET,
+    GENERATOR,
+    GENERATOR_ADAPTER,
+    PY_DATASET_ADAPTER,
+    STANDARDIZE_BATCH,
+)
+from distloss._keras.train_functions import per_replica_specs
 
 _VERSION = tuple(int(part) for part in keras.__version__.split(".")[:2])
 
@@ -38,7 +44,7 @@ OPTIMIZERS_SUM = _VERSION >= (3, 5)
 
 # Loss trackers multiply what a loss returns by the number of replicas, and what layers
 # add is divided by it: https://github.com/keras-team/keras/pull/20609, Keras 3.8
-TRACKERS_MULTIPLY = hasattr(_keras_loss, "unscale_loss_for_distribution")
+TRACKERS_MULTIPLY = _VERSION >= (3, 8)
 
 # Each replica has its own variables of a metric, which are added up when they are read.
 # Before, replica 0 was read, and in 3.7 to 3.9 replicas added to each other's sums:
@@ -53,20 +59,22 @@ ACTIVITY_IS_MEAN = _VERSION >= (3, 14)
 def in_symbolic_scope() -> bool:
     """Whether Keras is building something, for the sake of shapes."""
     # Not before 3.5, which builds no loss with symbolic tensors.
-    return getattr(keras.src.backend, "in_symbolic_scope", bool)()
+    name = names.IN_SYMBOLIC_SCOPE
+    return bool(name.is_due and name.found()())
 
 
 def tracked_weights(compile_loss: Any) -> list[float]:
     """By what trackers of single losses multiply them: loss_weights, before 3.7."""
     if _VERSION >= (3, 7) or compile_loss is None:
         return []
-    pairs = zip(compile_loss.flat_losses, compile_loss.flat_loss_weights, strict=True)
+    flat = names.FLAT_LOSSES.of(compile_loss)
+    pairs = zip(flat, names.FLAT_LOSS_WEIGHTS.of(compile_loss), strict=True)
     return [1.0 if weight is None else weight for loss, weight in pairs if loss]
 
 
 def times_replicas(loss: tf.Tensor) -> tf.Tensor:
     """What loss trackers make of a loss, since `TRACKERS_MULTIPLY`."""
-    return _keras_loss.unscale_loss_for_distribution(loss)
+    return names.UNSCALE_LOSS.found()(loss)
 
 
 def batches_of(epoch: Any) -> Any:
@@ -81,16 +89,30 @@ def spec_of_batches(epoch: Any) -> Any:
 
     None where it would not: a data set can be gone through again.
     """
-    if not isinstance(epoch.data_adapter, GeneratorDataAdapter | PyDatasetAdapter):
+    adapters = (GENERATOR_ADAPTER.found(), PY_DATASET_ADAPTER.found())
+    if not isinstance(DATA_ADAPTER.of(epoch), adapters):
         return None
 
     def of_one_replica(spec: Any) -> Any:
-        spec = getattr(spec, "_value_specs", [spec])[0]
+        spec = (per_replica_specs(spec) or [spec])[0]
         return None if isinstance(spec, tf.OptionalSpec) else spec
 
     return tf.nest.map_structure(
-        of_one_replica, epoch._distributed_dataset.element_spec
+        of_one_replica, DISTRIBUTED_DATASET.of(epoch).element_spec
     )
+
+
+def shares_dealt_by_keras() -> int:
+    """Into how many shares `fit` deals batches, of which this process gets one.
+
+    Since Keras 3.16, whole batches of arrays and of a PyDataset, and a part of each
+    batch of a data set: https://github.com/keras-team/keras/pull/23046
+    """
+    dealt_by = keras.distribution.distribution()
+    if not getattr(dealt_by, "auto_shard_dataset", False):
+        return 1
+    processes = getattr(dealt_by, "num_processes", 1)
+    return int(getattr(dealt_by, "num_data_shards", processes))
 
 
 def let_batches_be_copies(epoch: Any) -> None:
@@ -100,13 +122,13 @@ def let_batches_be_copies(epoch: Any) -> None:
     replicas it may compute the loss in the memory of the targets, so that the next
     epoch trains on other ones.
     """
-    adapter = epoch.data_adapter
-    if isinstance(adapter, PyDatasetAdapter):
-        standardized = adapter._standardize_batch
-        adapter._standardize_batch = lambda batch: _copied(standardized(batch))
-    elif isinstance(adapter, GeneratorDataAdapter):
-        generator = adapter.generator
-        adapter.generator = lambda: map(_copied, generator())
+    adapter = DATA_ADAPTER.of(epoch)
+    if isinstance(adapter, PY_DATASET_ADAPTER.found()):
+        standardized = STANDARDIZE_BATCH.of(adapter)
+        STANDARDIZE_BATCH.put(adapter, lambda batch: _copied(standardized(batch)))
+    elif isinstance(adapter, GENERATOR_ADAPTER.found()):
+        generator = GENERATOR.of(adapter)
+        GENERATOR.put(adapter, lambda: map(_copied, generator()))
 
 
 def _copied(batch: Any) -> Any:
@@ -119,9 +141,10 @@ def is_read_by_trackers_that_do_not_multiply() -> bool:
     """Whether a compiled model calls the loss being computed, in Keras before 3.8."""
     if TRACKERS_MULTIPLY:
         return False
+    compile_loss = names.COMPILE_LOSS_CLASS.found()
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), CompileLoss):
+        if isinstance(frame.f_locals.get("self"), compile_loss):
             return True
         frame = frame.f_back
     return False
@@ -135,10 +158,11 @@ def sum_on_read(variables: list[Any]) -> None:
     if METRICS_SUM_ON_READ:
         return
     for variable in variables:
-        old = variable._value
+        old = names.VARIABLE_VALUE.of(variable)
         is_done = old.synchronization == tf.VariableSynchronization.ON_READ
         if variable.aggregation == "sum" and not is_done:
-            variable._value = per_replica_variable(old.shape, old.dtype, "sum")
+            summed = per_replica_variable(old.shape, old.dtype, "sum")
+            names.VARIABLE_VALUE.put(variable, summed)
 
 
 def per_replica_variable(shape: Any, dtype: Any, aggregation: str) -> tf.Variable:

@@ -11,7 +11,7 @@ from distloss._errors import ArgumentError, BackendError, ContextError
 from distloss._keras import versions
 from distloss._keras.compiled_model import layers_of, strategy_given_to
 from distloss._keras.optimizer_state import strategy_of
-from distloss.replicas import current_strategy
+from distloss.replicas import Replicas, current_strategy
 
 
 def not_compiled(model: Any) -> ArgumentError:
@@ -75,6 +75,23 @@ def check_keras(model: keras.Model) -> None:
             f"keras.__version__={keras.__version__}, whose fit builds a model on each "
             "of them. Install a newer one (pip install --upgrade keras), or write the "
             "loop and use distloss.DistributedLoss and distloss.DistributedOptimizer."
+        )
+
+
+def check_dealt_once(replicas: Replicas) -> None:
+    """Raises ContextError where Keras deals the batches of `fit` to others than these.
+
+    To as many processes of Horovod it may: each then has rows of its own, as it should.
+    A strategy deals what it is given, and would leave out what Keras gave to others.
+    """
+    shares = versions.shares_dealt_by_keras()
+    is_of_processes = not replicas.keras_sums_metrics and replicas.count() == shares
+    if shares > 1 and not is_of_processes:
+        raise ContextError(
+            "Expected batches that Keras does not deal to processes, since replicas="
+            f"{replicas!r} share them. Got keras.distribution.distribution() with "
+            f"auto_shard_dataset=True, which deals them into {shares} shares before. "
+            "Set its auto_shard_dataset = False."
         )
 
 

@@ -9,7 +9,12 @@ from typing import Any
 import keras
 
 from distloss._errors import ArgumentError, ArgumentTypeError
-from distloss._keras.compiled_model import hold_losses, is_compiled, with_losses
+from distloss._keras.compiled_model import (
+    check_names_of,
+    hold_losses,
+    is_compiled,
+    with_losses,
+)
 from distloss._keras.tf_keras import is_model
 from distloss._prepare import prepare_own, tf_keras_model
 from distloss._prepare.checks import (
@@ -116,7 +121,8 @@ def prepare(
         `on_nonfinite` that is unknown or without `check_sums`.
       ContextError: the model or its optimizer was made outside the scope of the
         strategy.
-      BackendError: the strategy has several replicas, and Keras is older than 3.5.
+      BackendError: the strategy has several replicas, and Keras is older than 3.5; or
+        Keras lacks a private name that steps need, and which release has it.
 
     Example:
       >>> import keras
@@ -142,6 +148,7 @@ def _prepared(
     if is_model(model):
         return tf_keras_model.prepared(model, replicas, parts, on_nonfinite)
     _check_model(model)
+    check_names_of(model)
     if has_own_steps(model):
         return prepare_own.prepared(model, replicas, parts, on_nonfinite)
     if model.optimizer is None:

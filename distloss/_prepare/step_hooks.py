@@ -11,10 +11,19 @@ import tensorflow as tf
 from distloss._errors import ArgumentError
 from distloss._formula.step_context import StepContext, current_step
 from distloss._keras import versions
-from distloss._keras.compiled_model import loss_container, strategy_given_to
+from distloss._keras.compiled_model import (
+    compiled_with,
+    first_build_of_keras,
+    hook_first_build,
+    hook_loss,
+    loss_as_keras,
+    loss_container,
+    strategy_given_to,
+)
 from distloss._keras.layer_hooks import hook_sum_of_added
 from distloss._keras.model_hooks import Hook, report_global_metrics
 from distloss._prepare.added import weighed
+from distloss._prepare.checks import check_dealt_once
 from distloss._prepare.own_steps import take_step
 from distloss._prepare.steps import predict_step, test_step, train_step
 from distloss._prepare.steps_in_parts import train_step_in_parts
@@ -30,11 +39,12 @@ def override_methods(model: keras.Model, replicas: Replicas, parts: int) -> None
         model.train_step = Hook(train_step_in_parts, model, replicas, parts)
     model.test_step = Hook(test_step, model, replicas)
     if versions.TRACKERS_MULTIPLY:
-        model._compute_loss = Hook(_compute_loss, model)
+        hook_loss(model, Hook(_compute_loss, model))
         hook_sum_of_added(model, Hook(weighed, model, replicas))
     else:
         total = Hook(_total_loss, model, replicas)
-        model._compute_loss = model.compute_loss = total
+        model.compute_loss = total
+        hook_loss(model, total)
     hook_fit(model, replicas)
     if not replicas.keras_sums_metrics:
         report_global_metrics(model, replicas)
@@ -45,14 +55,13 @@ def hook_fit(model: keras.Model, replicas: Replicas) -> None:
     model.predict_step = Hook(predict_step, model, replicas)
     model.get_compile_config = Hook(_compile_config, model)
     model.train_function = model.test_function = None  # they hold the steps of before
-    if hasattr(model, "_maybe_symbolic_build"):
-        model._maybe_symbolic_build = Hook(_maybe_symbolic_build, model)
+    hook_first_build(model, Hook(_maybe_symbolic_build, model, replicas))
 
 
 def _compile_config(model: keras.Model) -> dict[str, Any]:
     """What files hold: the optimizer as it was compiled, with what was set since."""
     config: dict[str, Any] = type(model).get_compile_config(model)
-    given = model._compile_config.config.get("optimizer") if config else None
+    given = compiled_with(model, "optimizer") if config else None
     # Under mixed_float16, `compile` has put a LossScaleOptimizer around it.
     inner = getattr(model.optimizer, "inner_optimizer", None)
     for now in map(undistributed, (model.optimizer, inner)):
@@ -63,13 +72,14 @@ def _compile_config(model: keras.Model) -> dict[str, Any]:
 
 
 def _maybe_symbolic_build(
-    model: keras.Model, iterator: Any = None, data_batch: Any = None
+    model: keras.Model, replicas: Replicas, iterator: Any = None, data_batch: Any = None
 ) -> None:
     # Keras averages the first batch over replicas, which needs parts of one shape, and
     # which takes it from a generator for good. It looks at shapes and dtypes only, so
     # the part of one replica will do, or what the generator says of its batches.
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/backend/tensorflow/trainer.py
     if iterator is not None:
+        check_dealt_once(replicas)
         versions.let_batches_be_copies(iterator)
     strategy = strategy_given_to(model)
     if iterator is not None and strategy is not None:
@@ -83,7 +93,7 @@ def _maybe_symbolic_build(
     # it uses is then built where it is used, and what is wrong with it is said there.
     can_wait = isinstance(model.train_step, Hook) and model.train_step.func is take_step
     with contextlib.suppress(Exception) if can_wait else contextlib.nullcontext():
-        type(model)._maybe_symbolic_build(model, iterator, data_batch)
+        first_build_of_keras(model, iterator, data_batch)
     if strategy is not None:
         with strategy.scope():
             versions.sum_on_read([v for m in model.metrics for v in m.variables])
@@ -102,10 +112,10 @@ def _first_batch(iterator: Any) -> Any:
 def _compute_loss(model: keras.Model, *args: Any, **kwargs: Any) -> tf.Tensor:
     step = current_step()
     if step is None:
-        return type(model)._compute_loss(model, *args, **kwargs)
+        return loss_as_keras(model, *args, **kwargs)
     step.in_loss = True
     try:
-        return type(model)._compute_loss(model, *args, **kwargs)
+        return loss_as_keras(model, *args, **kwargs)
     finally:
         step.in_loss = False
 

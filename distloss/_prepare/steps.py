@@ -17,6 +17,7 @@ from distloss._keras.compiled_model import (
     averages_over_workers,
     compiled_metrics,
     loss_container,
+    loss_of,
     losses_given_to,
     output_trackers,
     track_loss,
@@ -57,7 +58,7 @@ def test_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(padded)
     with step_scope(step):
         step.y_pred = predictions(model, step, x, training=False)
-        loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=False)
+        loss = loss_of(model, x, y, step.y_pred, sample_weight, training=False)
     track_loss(model, _whole_of_rows(step, loss), step.rows)
     return _measured(model, replicas, step, data)
 
@@ -97,9 +98,9 @@ def _updated_together(
     with tf.GradientTape() as tape, step_scope(step):
         step.terms = Terms(tape)
         step.y_pred = predictions(model, step, x, training=True)
-        loss_of = functools.partial(model._compute_loss, training=True)
+        in_training = functools.partial(loss_of, model, training=True)
         loss = unseen_by(
-            output_trackers(model), loss_of, x, y, step.y_pred, sample_weight
+            output_trackers(model), in_training, x, y, step.y_pred, sample_weight
         )
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
@@ -126,7 +127,7 @@ def _updated_by_itself(
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape, step_scope(step):
         step.y_pred = predictions(model, step, x, training=True)
-        loss = model._compute_loss(x, y, step.y_pred, sample_weight, training=True)
+        loss = loss_of(model, x, y, step.y_pred, sample_weight, training=True)
         scaled = model.optimizer.scale_loss(loss)
     gradients, _ = gradients_of(model, tape, scaled, [])
     apply(model, step, of_rows(step, gradients))

@@ -20,6 +20,7 @@ from distloss._formula.terms import FusedWithGradients, Terms
 from distloss._keras.compiled_model import (
     build_alone,
     compiled_metrics,
+    loss_of,
     losses_given_to,
     output_trackers,
     track_loss,
@@ -86,7 +87,7 @@ def _weighed_gradients(
     with tf.GradientTape() as tape, step_scope(step):
         terms = step.terms = Terms(tape)
         y_pred = predictions(model, step, x, training=True)
-        loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
+        loss = loss_of(model, x, y, y_pred, sample_weight, training=True)
         scaled = scaled_loss(model, replicas, loss)
     if step.met_others or not terms.can_fuse:
         raise CountFirst
@@ -153,7 +154,7 @@ def _loss_of_part(
     part.inputs = keras.tree.flatten((x, y, sample_weight))
     with step_scope(part):
         part.y_pred = predictions(model, part, x, training=training)
-        return model._compute_loss(x, y, part.y_pred, sample_weight, training=training)
+        return loss_of(model, x, y, part.y_pred, sample_weight, training=training)
 
 
 def _update_metrics(

@@ -7,6 +7,7 @@ from typing import Any
 
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras.compiled_model import (
+    check_names_of,
     hold_losses,
     is_compiled,
     strategy_given_to,
@@ -37,6 +38,7 @@ def prepared(
     # One with a step of its own may keep all its optimizers elsewhere.
     if not (is_compiled(model) and (model.optimizer or has_own_steps)):
         raise not_compiled(model)
+    check_names_of(model)
     _check_replicas(replicas_or_current_strategy(replicas))
     _check_scope(model)
     if has_own_steps:

@@ -134,7 +134,7 @@ def _build(container: Any, *predictions: Any) -> None:
 
 
 def _hook_built(container: Any) -> None:
-    if hasattr(container, "_losses"):
+    if upstream.holds_losses(container):
         report_means(container)
     for metric in container.metrics:  # none before
         _hook_metric(metric)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from distloss._formula import reduce
 from distloss._formula.row_weights import RowWeightedContext, row_weighted_context
+from distloss._keras.tf_keras_own_steps import exchange_losses
 from distloss._prepare.chosen_rows import counts_like_rows
 
 
@@ -80,10 +81,10 @@ def reduction_of(of_keras: Any, loss: Any) -> Any:
 
 def report_means(container: Any) -> None:
     """Lets compiled losses, once they are built, report means in such steps."""
-    container._losses = [
-        loss if loss is None or isinstance(loss, _Reported) else _Reported(loss)
-        for loss in container._losses
-    ]
+    exchange_losses(
+        container,
+        lambda loss: loss if isinstance(loss, _Reported) else _Reported(loss),
+    )
 
 
 class _Reported:

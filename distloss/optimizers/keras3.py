@@ -129,6 +129,7 @@ class DistributedOptimizer(MicroSteps):
         on_nonfinite: OnNonfinite | None = None,
     ) -> None:
         optimizer = found_optimizer(optimizer)
+        optimizer_state.check_names_of(optimizer)
         on_nonfinite = checked_on_nonfinite(check_sums, on_nonfinite)
         optimizer_state.give(self, optimizer_state.copy_of(optimizer))
         distribute = functools.partial(_distributed, replicas=replicas)
@@ -178,12 +179,10 @@ class DistributedOptimizer(MicroSteps):
         arguments = arguments_of(config, custom_objects)
         return DistributedOptimizer(arguments.pop("optimizer"), **arguments)
 
-    if optimizer_state.CAN_BE_PICKLED:
-
-        def __reduce__(self) -> Any:
-            # The class is made for what was wrapped: no new process finds its name.
-            _, saved = super().__reduce__()
-            return _unpickled, saved
+    def __reduce__(self) -> Any:
+        # The class is made for what was wrapped: no new process finds its name.
+        _, saved = super().__reduce__()
+        return _unpickled, saved
 
 
 def _unpickled(*saved: Any) -> Any:  # pickles name it by this address
@@ -238,6 +237,7 @@ def _take_over(outer: Any, variables: Sequence[Any]) -> None:
     """
     inner, keras_class = outer.inner_optimizer, outer.__class__
     refuse_own_ways_in(keras_class)
+    optimizer_state.check_names_of(outer)
     outer.__class__ = _distributed_class(keras_class)
     outer._distribute(inner._settings)
     inner._settings = Settings(inner._settings.replicas, 1, None)

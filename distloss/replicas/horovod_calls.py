@@ -18,6 +18,12 @@ from distloss._errors import (
     ContextError,
     HorovodMissingError,
 )
+from distloss._keras.private_names.of_others import (
+    ALLREDUCE_GRADS,
+    BASICS,
+    PROCESS_SET,
+    PROCESS_SETS,
+)
 
 
 def horovod() -> Any:
@@ -76,16 +82,17 @@ _SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 def has_wrapped(optimizer: Any) -> bool:
     """Whether an optimizer, or the one inside it, is an `hvd.DistributedOptimizer`."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return hasattr(inner, "_allreduce_grads")
+    is_made_by_horovod = type(inner).__module__.startswith("horovod.")
+    return is_made_by_horovod or hasattr(inner, ALLREDUCE_GRADS.name)
 
 
 def process_set_of(ranks: tuple[int, ...]) -> Any:
     """The process set of these ranks, which Horovod must know."""
-    hvd = horovod()
-    known = hvd.mpi_ops._basics._get_process_set_ids_and_ranks()
+    horovod()  # raises where it is not there
+    known = PROCESS_SETS.of(BASICS.found())()
     for set_id, set_ranks in known.items():
         if tuple(set_ranks) == ranks:
-            found = hvd.mpi_ops._temp_process_set_object(set_id)
+            found = PROCESS_SET.found()(set_id)
             found.ranks = set_ranks
             return found
     raise ContextError(
@@ -100,7 +107,8 @@ def process_set_of(ranks: tuple[int, ...]) -> Any:
 
 def _among(set_id: int) -> dict[str, Any]:
     """Arguments of each collective: its processes, and that its name is complete."""
-    process_set = horovod().mpi_ops._temp_process_set_object(set_id)
+    horovod()  # raises where it is not there
+    process_set = PROCESS_SET.found()(set_id)
     return {"process_set": process_set, "ignore_name_scope": True}
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from distloss._audit.child.clipping import Clipping, plain
 from distloss._audit.child.slices import Slices
+from distloss._keras.private_names.of_audit import REGULARIZATION_LOSSES
 
 
 class Ablation:
@@ -97,7 +98,7 @@ class Ablation:
 
     def _patch_terms(self) -> None:
         layer: Any = keras.layers.Layer
-        regularization, add_loss = layer._get_regularization_losses, layer.add_loss
+        regularization, add_loss = REGULARIZATION_LOSSES.of(layer), layer.add_loss
 
         def get_regularization_losses(this: Any) -> Any:
             losses = regularization(this)
@@ -107,7 +108,7 @@ class Ablation:
             losses = keras.tree.flatten(loss)
             return add_loss(this, self.scaled("added", losses, self.added_by(this)))
 
-        layer._get_regularization_losses = plain(get_regularization_losses)
+        REGULARIZATION_LOSSES.put(layer, plain(get_regularization_losses))
         layer.add_loss = plain(add)
 
     def added_by(self, layer: Any) -> Any:

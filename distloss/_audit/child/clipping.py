@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.slices import Slices
+from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
 
 if TYPE_CHECKING:
     from distloss._audit.child.ablation import Ablation
@@ -45,7 +45,7 @@ class Clipping:
     def patch(self) -> None:
         """Puts a switch on the ways to clip of TensorFlow and Keras 3."""
         self._patch_functions()
-        self.patch_optimizers(BaseOptimizer)
+        self.patch_optimizers(BASE_OPTIMIZER.found())
 
     def patch_optimizers(self, base: Any) -> None:
         """Puts a switch on how optimizers of class `base` clip."""

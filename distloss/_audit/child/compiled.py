@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import keras
@@ -14,6 +13,20 @@ from distloss._audit.child.devices import Devices
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
 from distloss._keras.compiled_model import is_compiled, loss_container
+from distloss._keras.private_names.of_audit import (
+    FLAT_LOSSES_OF_OUTPUTS,
+    OUTPUT_NAMES,
+    REDUCE_OF_TF_KERAS,
+    REDUCE_PER_REPLICA,
+)
+from distloss._keras.private_names.of_models import (
+    LOSS_TRACKER,
+    MAYBE_SYMBOLIC_BUILD,
+    METRICS_RESULT_OR_LOGS,
+    SYMBOLIC_BUILD,
+)
+from distloss._keras.private_names.of_others import BUILT_LOSSES, METRICS_RESULT
+from distloss._keras.tf_keras_own_steps import exchange_losses
 
 
 class Compiled:
@@ -30,38 +43,38 @@ class Compiled:
 
     def build(self, devices: Devices, batch: Any) -> list[tf.Variable]:
         """Makes variables, and a switch for each loss; `batch` holds tensors."""
-        name = (
-            "_symbolic_build" if devices.strategy is None else "_maybe_symbolic_build"
-        )
-        build = getattr(self.model, name, None)
-        if build is not None:
-            build(data_batch=batch)
-        losses = getattr(loss_container(self.model), "_flat_losses", None) or []
+        name = SYMBOLIC_BUILD if devices.strategy is None else MAYBE_SYMBOLIC_BUILD
+        if name.is_due:
+            name.of(self.model)(data_batch=batch)
+        losses = self._losses()
         switches = [tf.Variable(1.0) for _ in losses]
         if losses:
-            loss_container(self.model)._flat_losses = [
+            switched = [
                 one._replace(loss=functools.partial(_switched, one.loss, switch))
                 for one, switch in zip(losses, switches, strict=True)
             ]
+            FLAT_LOSSES_OF_OUTPUTS.put(loss_container(self.model), switched)
         return switches
+
+    def _losses(self) -> list[Any]:
+        container, name = loss_container(self.model), FLAT_LOSSES_OF_OUTPUTS
+        has_any = container is not None and name.is_due
+        return name.of(container) or [] if has_any else []
 
     def outputs(self) -> list[str]:
         """The name of each output that has a loss."""
-        losses = getattr(loss_container(self.model), "_flat_losses", None) or []
-        return [one.name or "" for one in losses]
+        return [one.name or "" for one in self._losses()]
 
     def reduced(self, outputs: Any, strategy: Any) -> Any:
         """What all replicas returned, as one, as `fit` makes it."""
-        from keras.src.backend.tensorflow.trainer import reduce_per_replica
-
-        return reduce_per_replica(outputs, strategy, reduction="auto")
+        return REDUCE_PER_REPLICA.found()(outputs, strategy, reduction="auto")
 
     def logs(self, outputs: Any) -> Any:
         """What `fit` shows after an epoch of this step."""
-        tracker = getattr(self.model, "_loss_tracker", None)
+        tracker = LOSS_TRACKER.of(self.model)
         if tracker is None or not float(np.asarray(tracker.count)):
             return outputs
-        return self.model._get_metrics_result_or_logs(outputs)
+        return METRICS_RESULT_OR_LOGS.of(self.model)(outputs)
 
 
 class CompiledTfKeras(Compiled):
@@ -76,29 +89,27 @@ class CompiledTfKeras(Compiled):
             losses.build(y_pred)
             if metrics is not None and y is not None:
                 metrics.build(y_pred, y)
-        switches = [tf.Variable(1.0) for loss in losses._losses if loss is not None]
+        held = BUILT_LOSSES.of(losses)
+        switches = [tf.Variable(1.0) for loss in held if loss is not None]
         left = iter(switches)
-        losses._losses = [
-            None if loss is None else _Switched(loss, next(left))
-            for loss in losses._losses
-        ]
+        exchange_losses(losses, lambda loss: _Switched(loss, next(left)))
         return switches
 
     def outputs(self) -> list[str]:
         """As for Keras 3."""
         container = loss_container(self.model)
-        pairs = zip(container._output_names, container._losses, strict=True)
+        losses = BUILT_LOSSES.of(container)
+        pairs = zip(OUTPUT_NAMES.of(container), losses, strict=True)
         return [name for name, loss in pairs if loss is not None]
 
     def reduced(self, outputs: Any, strategy: Any) -> Any:
         """As for Keras 3."""
-        training = importlib.import_module("tf_keras.src.engine.training")
         method = self.model.distribute_reduction_method
-        return training.reduce_per_replica(outputs, strategy, reduction=method)
+        return REDUCE_OF_TF_KERAS.found()(outputs, strategy, reduction=method)
 
     def logs(self, outputs: Any) -> Any:
         """As for Keras 3."""
-        return self.model._validate_and_get_metrics_result(outputs)
+        return METRICS_RESULT.of(self.model)(outputs)
 
 
 def compiled(model: Any) -> Compiled | None:

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import get_data_adapter
 
 from distloss._errors import AuditError
 from distloss._keras import tf_keras
+from distloss._keras.private_names.of_audit import GET_DATA_ADAPTER
 
 _WANTED = (
     "Expected the batch to be (x, y) or another nest of arrays with the same rows, or "
@@ -130,7 +130,9 @@ def _as_fit_hands_it(batch: Any) -> Any:
     _check_same_rows(arrays)
     rows = [leaf.shape[0] for leaf in arrays]
     with _told_by_us():
-        adapter = get_data_adapter(x, y, weight, batch_size=max(rows, default=None))
+        adapter = GET_DATA_ADAPTER.found()(
+            x, y, weight, batch_size=max(rows, default=None)
+        )
         found = first_of(adapter.get_tf_dataset())
     return without_optionals(found)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
-from keras.src import dtype_policies
 
 from distloss._audit.child.built import Built
 from distloss._audit.child.devices import Devices
 from distloss._audit.child.holdings import optimizers_of, path_of
 from distloss._audit.child.instruments import Instruments
 from distloss._errors import DistlossError
+from distloss._keras.compiled_model import layers_of
 from distloss._keras.model_hooks import Hook
+from distloss._keras.private_names.of_audit import GET_POLICY
+from distloss._keras.tf_keras import is_model
 from distloss._prepare.prepare import prepare
 from distloss.replicas.horovod import HorovodReplicas
 
@@ -83,9 +86,9 @@ def _outputs(built: Built, instruments: Instruments) -> list[str]:
 def _eps(model: Any, variable: Any) -> float:
     """Of the dtype in which this variable's gradient is computed."""
     policies = [getattr(model, "compute_dtype", None)]
-    if hasattr(model, "_flatten_layers"):
-        policies += [layer.compute_dtype for layer in model._flatten_layers()]
-    policies += [dtype_policies.get(None).compute_dtype]
+    if isinstance(model, keras.Layer) or is_model(model):
+        policies += [layer.compute_dtype for layer in layers_of(model)]
+    policies += [GET_POLICY.found()(None).compute_dtype]
     epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     known = [epsilons[p] for p in policies if p in epsilons]
     own = tf.as_dtype(variable.dtype).name

@@ -18,6 +18,7 @@ from numpy.random import bit_generator
 
 from distloss._audit.child.ablation import Ablation
 from distloss._audit.child.clipping import plain
+from distloss._keras.private_names.of_audit import RANDOM
 
 SEED = 17
 Given = dict[str, Any]  # the arguments of an operation, by name
@@ -93,7 +94,7 @@ class Determinism:
 
     def patch(self) -> None:
         """Puts a stand-in in the place of whatever draws."""
-        backend = keras.src.backend.random
+        backend = RANDOM.found()
         for module in {backend, sys.modules[backend.dropout.__module__]}:
             module.dropout = self.without_dropout(module.dropout)
         tf.nn.dropout = self.without_dropout(tf.nn.dropout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras.src import dtype_policies
+
+from distloss._keras.private_names.of_audit import GET_POLICY
 
 
 def compute_in_float64() -> None:
@@ -14,11 +15,11 @@ def compute_in_float64() -> None:
     Whatever dtype they ask for: each of them gets its policy by this one function.
     """
     keras.config.set_floatx("float64")
-    original = dtype_policies.get
+    original = GET_POLICY.found()
 
     def get(identifier: Any) -> Any:
         policy = original(identifier)
         is_float = "float" in (policy.compute_dtype or "")
         return keras.dtype_policies.DTypePolicy("float64") if is_float else policy
 
-    dtype_policies.get = get
+    GET_POLICY.put(GET_POLICY.owners(), get)

@@ -15,6 +15,7 @@ from distloss._audit.child.places import Places
 from distloss._audit.child.recorder import Recorder
 from distloss._audit.child.slices import Slices
 from distloss._audit.child.unbuilt import Unbuilt
+from distloss._keras.private_names.of_audit import check_names
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Instruments:
 
 def installed() -> Instruments:
     """All of them, at work from now on."""
+    check_names()
     slices = Slices()
     ablation, recorder = Ablation(slices), Recorder(slices)
     found = Instruments(slices, ablation, Determinism(ablation), recorder)

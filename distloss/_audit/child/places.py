@@ -13,10 +13,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.clipping import plain
 from distloss._audit.child.holdings import optimizers_of
+from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
 from distloss._package import FOLDER
 
 Place = dict[str, Any]
@@ -78,7 +78,7 @@ class Places:
 
     def patch(self) -> None:
         """Notes this from now on, for Keras 3."""
-        self._note(BaseOptimizer, "__init__", lambda it: type(it).__name__)
+        self._note(BASE_OPTIMIZER.found(), "__init__", lambda it: type(it).__name__)
         self.patch_models(keras)
         original = tf.GradientTape.gradient
 

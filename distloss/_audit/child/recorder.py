@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.slices import Slices
+from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
 
 MOST_TAPES = 16  # of one step, of which the loss is kept
 
@@ -190,7 +190,7 @@ def _wide(variable: tf.Variable) -> tf.DType:
 
 
 def _optimizer_bases() -> list[Any]:
-    found: list[Any] = [BaseOptimizer]
+    found: list[Any] = [BASE_OPTIMIZER.found()]
     legacy = sys.modules.get("tf_keras")
     if legacy is not None:
         found.append(legacy.optimizers.Optimizer)

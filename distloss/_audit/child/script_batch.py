@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-from keras.src.trainers.data_adapters import (
-    array_data_adapter,
-    array_slicing,
-    get_data_adapter,
-)
 
 from distloss._audit.child.contract import (
     first_of,
@@ -24,6 +19,11 @@ from distloss._audit.child.contract import (
 from distloss._audit.child.epoch import rows_and_count_of
 from distloss._audit.child.full_batches import rows_and_count
 from distloss._audit.child.loop import together
+from distloss._keras.private_names.of_audit import (
+    CAN_CONVERT_ARRAYS,
+    GET_DATA_ADAPTER,
+    VALIDATION_SPLIT,
+)
 
 BATCH_SIZE = 32  # that of `fit` for arrays
 MOST_ROWS = 1024  # more make a step no more telling
@@ -102,10 +102,10 @@ def of_fit(given: Given) -> Batch:
 
 def _of_data_of(given: Given) -> Batch:
     x, y, weight = given["x"], given["y"], given["sample_weight"]
-    if not array_data_adapter.can_convert_arrays((x, y, weight)):
+    if not CAN_CONVERT_ARRAYS.found()((x, y, weight)):
         return _of_data(x, given)
     if given["validation_split"]:
-        (x, y, weight), _ = array_slicing.train_validation_split(
+        (x, y, weight), _ = VALIDATION_SPLIT.found()(
             (x, y, weight), validation_split=given["validation_split"]
         )
     rows = len(tf.nest.flatten(x)[0])
@@ -150,11 +150,11 @@ def _weighted(batch: Any, given: Given) -> Any:
     if not given["class_weight"]:
         return batch
     one = tf.data.Dataset.from_tensors(batch)
-    adapter = get_data_adapter(one, class_weight=given["class_weight"])
+    adapter = GET_DATA_ADAPTER.found()(one, class_weight=given["class_weight"])
     return first_of(adapter.get_tf_dataset())
 
 
 def _adapted(x: Any, y: Any, weight: Any, **about: Any) -> Any:
     """The first batch of arrays, by Keras' own adapter."""
-    adapter = get_data_adapter(x, y, weight, **about)
+    adapter = GET_DATA_ADAPTER.found()(x, y, weight, **about)
     return without_optionals(first_of(adapter.get_tf_dataset()))

@@ -9,11 +9,16 @@ from typing import Any
 from distloss._audit.child.ablation import Ablation
 from distloss._audit.child.clipping import plain
 from distloss._audit.child.determinism import Determinism
+from distloss._keras.private_names.of_audit import (
+    RANDOM_GENERATOR,
+    check_names_of_tf_keras,
+)
 
 
 @functools.cache
 def patch(ablation: Ablation, determinism: Determinism) -> None:
     """Lets tf-keras be ablated and without chance, once."""
+    check_names_of_tf_keras()
     tf_keras: Any = importlib.import_module("tf_keras")
     ablation.clipping.patch_optimizers(
         _owner(tf_keras.optimizers.Optimizer, "_clip_gradients")
@@ -53,7 +58,7 @@ def _scaled(ablation: Ablation, loss: Any) -> Any:
 
 
 def _pin(determinism: Determinism, tf_keras: Any) -> None:
-    generator: Any = importlib.import_module("tf_keras.src.backend").RandomGenerator
+    generator: Any = RANDOM_GENERATOR.found()
     generator.dropout = _method(generator.dropout, determinism.without_dropout)
     layers = tf_keras.layers
     for layer in (layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.recorder import family
+from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
 
 
 class _Met(Exception):
@@ -31,7 +31,7 @@ class Unbuilt:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """In here a step ends where an optimizer would be built."""
-        for cls in family(BaseOptimizer):
+        for cls in family(BASE_OPTIMIZER.found()):
             original = vars(cls).get("build")
             if original is not None and not hasattr(original, "_watched"):
                 cls.build = self._watched(original)

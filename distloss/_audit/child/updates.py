@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from distloss._audit.child.loop import different
 from distloss._audit.child.patches import replaced, when_imported
 from distloss._audit.child.recorder import family
+from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
 
 # Told of an optimizer and what it updates; whether it shall not.
 Noted = Callable[[Any, list[Any]], bool]
@@ -41,7 +41,7 @@ class Updates:
 def instead_of_updates(note: Noted) -> Iterator[None]:
     """In here `note` is called before, or instead of, an update by an optimizer."""
     with contextlib.ExitStack() as stack:
-        for cls in family(BaseOptimizer):
+        for cls in family(BASE_OPTIMIZER.found()):
             if "apply" in vars(cls):
                 stack.enter_context(replaced(cls, apply=_noting_apply(note, cls.apply)))
 

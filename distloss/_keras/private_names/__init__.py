@@ -1,0 +1,1 @@
+"""The private names of Keras, tf-keras and Horovod that distloss uses, as a table."""
