@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import zlib
@@ -93,22 +94,35 @@ def ended(code: int, output: str, errors: str) -> Ended:
     return (errors.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
+def news(script: pathlib.Path, of: str, end: Ended) -> str:
+    """What a test says where a script ended in another way than was seen before."""
+    if end == RIGHT:
+        return (
+            f"mended upstream: {defect(script)} With {of} that is not so any more. Run "
+            "scripts/upstream_table, and see which releases still need what mends it.\n"
+        )
+    return f"{script.name} ended with {end!r} with {of}: see scripts/upstream_table.\n"
+
+
 def run(python: str, script: pathlib.Path, arguments: list[str], timeout: int) -> Ended:
     """Runs a script."""
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    process = subprocess.Popen(
+        [python, str(script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet,
+        start_new_session=True,  # to end the processes that it starts with it
+    )
     try:
-        done = subprocess.run(
-            [python, str(script), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=quiet,
-            check=False,
-        )
+        output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         return f"not done in {timeout} seconds"
-    print(done.stdout, end="")
-    return ended(done.returncode, done.stdout, done.stderr)
+    print(output, end="")
+    return ended(process.returncode, output, errors)
 
 
 def kept() -> dict[str, dict]:
@@ -178,7 +192,7 @@ def main() -> None:
                 end = run(python, script, arguments, options.timeout)
                 print(f"ended with {end}\n", flush=True)
                 seen[script.stem]["ended"][of] = end
-        SEEN.write_text(json.dumps(seen, indent=2, sort_keys=True) + "\n")
+                SEEN.write_text(json.dumps(seen, indent=2, sort_keys=True) + "\n")
     README.write_text(text_with(table(seen)))
 
 

@@ -2,8 +2,7 @@
 
 `_average_metrics_in_place` of horovod/_keras/callbacks.py makes a tensor by
 `K.constant`, where K is `keras.backend`, which has none in Keras 3.
-horovod/tensorflow/keras/callbacks.py imports K from `keras` for tf-keras (argument),
-too. `tf.constant` would do.
+horovod/tensorflow/keras/callbacks.py imports that for tf-keras (argument), too.
 https://github.com/horovod/horovod/blob/v0.28.1/horovod/_keras/callbacks.py
 """
 
