@@ -19,7 +19,7 @@ batches = rows.filter(lambda x, y: True).batch(2)  # 3 batches: unknown
 model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 model.fit(batches, epochs=4, verbose=0)
-got = int(model.optimizer.iterations)
+got = int(model.optimizer.iterations.numpy())
 print("expected 12 iterations: 4 epochs of 3 batches")
 print(f"got      {got} iterations")
 sys.exit(got != 12)

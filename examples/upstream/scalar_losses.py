@@ -27,7 +27,8 @@ def weight_after_one_step(strategy):
         layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
         model = keras.Sequential([keras.Input([1]), layer])
         model.compile(keras.optimizers.SGD(1.0), mean_of_all)
-    model.fit(np.ones([8, 1]), np.ones([8, 1]), batch_size=8, verbose=0)
+    x = np.arange(8.0).reshape([8, 1])
+    model.fit(x, np.ones([8, 1]), batch_size=8, verbose=0)
     return float(layer.trainable_variables[0].numpy()[0, 0])
 
 
