@@ -16,6 +16,7 @@ GUIDES = ROOT / "examples" / "guides"
 PAGES = (
     README,
     *sorted(GUIDES.glob("*.md")),
+    ROOT / "examples" / "upstream" / "README.md",
     ROOT / "examples" / "zoo" / "README.md",
     ROOT / "distloss" / "CHANGELOG.md",
     ROOT / "distloss" / "README.md",
