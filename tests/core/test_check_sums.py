@@ -11,6 +11,8 @@ from faults import KINDS, SENT, faulty
 import distloss
 from distloss.replicas.pairs import pairs_with_wrong_sums
 
+pytestmark = pytest.mark.slow
+
 ROWS, REPLICAS = 16, 4
 _rng = np.random.default_rng(3)
 X = _rng.normal(size=(ROWS, 5)).astype("float32")

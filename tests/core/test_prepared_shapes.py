@@ -13,6 +13,8 @@ from keras import layers
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(10, 4)).astype("float32")
 Y = RNG.normal(size=(10, 1)).astype("float32") * 3
@@ -67,7 +69,6 @@ def two_outputs(loss="mse", **compile_arguments):
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -82,7 +83,6 @@ def test_losses_of_several_outputs(arguments):
     assert_as_one_device(lambda: two_outputs(**arguments), X, targets, ways=WAYS)
 
 
-@pytest.mark.slow
 def test_one_loss_of_two_outputs_with_weights_of_each():
     """Two denominators: a single one is 27 % off here."""
     weights = (
@@ -308,7 +308,6 @@ def test_moving_averages_do_not_hear_of_a_replica_without_rows():
     assert np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.slow
 def test_convolutions_of_a_replica_without_rows():
     x = RNG.normal(size=(9, 8, 8, 1)).astype("float32")
     y = RNG.integers(0, 3, 9)
@@ -332,7 +331,6 @@ def test_convolutions_of_a_replica_without_rows():
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("softmax", ["softmax", tf.nn.softmax], ids=["keras", "tf"])
 def test_sure_and_wrong_probabilities(softmax):
     """Of which Keras finds the logits: of the probabilities, no loss exceeds 16."""
@@ -353,7 +351,6 @@ def within(y_true, y_pred):
     return keras.ops.mean(keras.ops.cast(keras.ops.abs(y_true - y_pred) < 2, "float32"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_metric_functions_that_return_one_number(parts):
     def build():

@@ -14,6 +14,8 @@ from training import graphs_as_traced
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
 
+pytestmark = pytest.mark.slow
+
 ROWS, SIZE = 10, 8  # the last batch has 2 rows, which go to the first replicas
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(ROWS, 4)).astype("float32")
@@ -148,7 +150,6 @@ def test_empty_shards_count_nothing_in_parts(name):
     assert_same(fitted(model, x), wanted)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_empty_shards_count_nothing_eagerly(parts):
     wanted = fitted(compiled(adding, "mse", metrics=["mae"]), X)
