@@ -13,6 +13,8 @@ import distloss
 from distloss import DistributedOptimizer
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     ({"check_sums": "yes"}, ArgumentTypeError, "Expected check_sums= to be True or"),
     ({"on_nonfinite": "skip"}, ArgumentError, "Expected check_sums=True beside"),

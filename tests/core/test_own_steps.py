@@ -20,6 +20,8 @@ from distloss._errors import ArgumentError, ContextError
 from distloss._formula.row_weights import RowWeightedContext
 from distloss._prepare.chosen_rows import counts_like_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_graphs():
@@ -59,7 +61,6 @@ def off_by(got, wanted):
     return weights, numbers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [(kind, sgd) for kind in some(KINDS, 2)]

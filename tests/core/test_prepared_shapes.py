@@ -6,11 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from chosen import some
 from conftest import strategy_of
 from keras import layers
 
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
+
+pytestmark = pytest.mark.slow
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(10, 4)).astype("float32")
@@ -50,9 +53,11 @@ def assert_as_one_device(build, x, y, *, ways, names=None, **fit):
         assert history.keys() == wanted.keys()
         for name in names or wanted:
             np.testing.assert_allclose(history[name], wanted[name], 1e-5, err_msg=name)
+    return one, many
 
 
-WAYS = [(1, 2), (2, 1), (4, 1), (4, 2)]
+# How many replicas take a batch, each in how many parts.
+WAYS = some([(4, 2), (1, 2), (2, 1), (4, 1)], 2)
 
 
 def two_outputs(loss="mse", **compile_arguments):
@@ -64,7 +69,6 @@ def two_outputs(loss="mse", **compile_arguments):
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -79,7 +83,6 @@ def test_losses_of_several_outputs(arguments):
     assert_as_one_device(lambda: two_outputs(**arguments), X, targets, ways=WAYS)
 
 
-@pytest.mark.slow
 def test_one_loss_of_two_outputs_with_weights_of_each():
     """Two denominators: a single one is 27 % off here."""
     weights = (
@@ -337,7 +340,6 @@ def test_moving_averages_do_not_hear_of_a_replica_without_rows():
     assert np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.slow
 def test_convolutions_of_a_replica_without_rows():
     x = RNG.normal(size=(9, 8, 8, 1)).astype("float32")
     y = RNG.integers(0, 3, 9)
@@ -353,16 +355,14 @@ def test_convolutions_of_a_replica_without_rows():
         model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
         return model
 
-    assert_as_one_device(build, x, y, ways=[(4, 1), (4, 2)], validation_data=(x, y))
-    _, one, _ = trained(build, (x, y), replicas=1, prepared=False)
-    _, many, _ = trained(build, (x, y), replicas=4)
+    ways = [(4, 2), (4, 1)]
+    one, many = assert_as_one_device(build, x, y, ways=ways, validation_data=(x, y))
     wanted = one.predict(x, batch_size=8, verbose=0)
     np.testing.assert_allclose(
         many.predict(x, batch_size=8, verbose=0), wanted, 1e-5, 1e-6
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("softmax", ["softmax", tf.nn.softmax], ids=["keras", "tf"])
 def test_sure_and_wrong_probabilities(softmax):
     """Of which Keras finds the logits: of the probabilities, no loss exceeds 16."""
@@ -383,7 +383,6 @@ def within(y_true, y_pred):
     return keras.ops.mean(keras.ops.cast(keras.ops.abs(y_true - y_pred) < 2, "float32"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_metric_functions_that_return_one_number(parts):
     def build():

@@ -12,6 +12,8 @@ import distloss
 from distloss import DistributedLoss, DistributedOptimizer, mean_share, row_weighted
 from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 
+pytestmark = pytest.mark.slow
+
 FEATURES = 5
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(24, FEATURES)).astype("float32")
@@ -134,7 +136,6 @@ def splits_of_a_batch():
     return counts.filter(any)
 
 
-@pytest.mark.slow
 @given(st.lists(splits_of_a_batch(), min_size=1, max_size=2))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_split_makes_the_updates_of_one_device(four_replicas, splits):

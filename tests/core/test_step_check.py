@@ -10,6 +10,8 @@ from distloss import DistlossError, check_step, mean_share, prepare
 from distloss._check.runs import on_one_device
 from distloss.callbacks import StepCheck
 
+pytestmark = pytest.mark.slow
+
 ROWS = 13
 random = np.random.default_rng(4)
 X = (random.normal(size=[ROWS, 3]) * np.linspace(0.5, 2, ROWS)[:, None]).astype("f4")
@@ -70,7 +72,6 @@ def test_a_wrong_step_raises_with_its_cause():
     assert [v.partition("/")[2] for v in report.variables] == list(paths)
 
 
-@pytest.mark.slow
 def test_an_uneven_batch_of_a_plain_model():
     """13 rows: of the four replicas one gets one row, where others get four."""
     batches = tf.data.Dataset.from_tensor_slices((X[:12], Y[:12])).batch(12)

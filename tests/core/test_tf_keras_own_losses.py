@@ -23,6 +23,8 @@ from distloss._keras import tf_keras_own_steps as upstream
 from distloss._keras.model_hooks import Hook
 from distloss._prepare.tf_keras_own_losses import report_means
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_graphs():

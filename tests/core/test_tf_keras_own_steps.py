@@ -27,6 +27,8 @@ from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
 from distloss._keras import tf_keras_own_steps as upstream
 
+pytestmark = pytest.mark.slow
+
 SOME_KINDS = pytest.mark.parametrize(
     "kind", some(KINDS, 3), ids=lambda kind: kind.__name__
 )
@@ -52,7 +54,6 @@ def on_four(kind, optimizer, *, prepared=True):
     return trained(model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
     [(kind, sgd) for kind in some(KINDS, 2)]
@@ -78,7 +79,6 @@ def test_the_same_unprepared_does_not(kind):
     assert not weights < 1e-2  # NaN among them
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [old_sgd, old_adam])
 def test_the_optimizers_before_those_clip_the_mean_too(optimizer):
     for kind in (own_models.Adversarial, own_models.Guide):
