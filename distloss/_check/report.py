@@ -115,14 +115,20 @@ def checked_way(on_failure: Any) -> str:
     return str(on_failure)
 
 
-def deliver(report: StepReport, on_failure: str) -> None:
+def deliver(report: StepReport, on_failure: str, *, is_first: bool = True) -> None:
     """Shows a report; of a step that disagrees as `on_failure` says.
+
+    Args:
+      report: the same in all processes.
+      on_failure: the argument of this name.
+      is_first: whether this process says for all that the step agrees.
 
     Raises:
       GradientError: it disagrees.
     """
     if report.agrees:
-        print(f"distloss: {report}")  # beside what `fit` prints
+        if is_first:
+            print(f"distloss: {report}")  # beside what `fit` prints
     elif report.agrees is None:
         warnings.warn(str(report), stacklevel=3)
     elif on_failure == "raise":

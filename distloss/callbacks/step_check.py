@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 from distloss._check.checked import StepOfReplicas
+from distloss._check.measured import Place
 from distloss._check.report import StepReport, checked_way, deliver
 from distloss._check.runs import Seen, Watch
 from distloss._errors import ArgumentError
@@ -20,6 +21,7 @@ from distloss._keras.train_functions import (
 )
 from distloss._prepare.in_fewer_rows import step_in_fewer_rows
 from distloss.callbacks.arguments import checked_every
+from distloss.replicas.processes import processes_of
 
 
 class StepCheck(Callback):
@@ -128,10 +130,11 @@ class StepCheck(Callback):
         alone = None
         if self.rows is not None:
             alone = step_in_fewer_rows(self.model, self.rows)
-        step = StepOfReplicas(self.model.train_step, args, strategy, number, alone)
+        place = Place(strategy, processes_of(strategy))
+        step = StepOfReplicas(self.model.train_step, args, place, number, alone)
         report = step.check(run)
         self.reports.append(report)
-        deliver(report, self.on_failure)
+        deliver(report, self.on_failure, is_first=place.processes.is_first)
         others = list(itertools.islice(iterator, steps_per_call(self.model) - 1))
         return kept(iter(others)) if others else outputs[-1]
 
