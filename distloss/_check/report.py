@@ -89,8 +89,12 @@ def report_of(step: int, measured: Any, judged: Any) -> StepReport:
         judged.residual,
         judged.variables,
         tuple(finding.cause for finding in judged.findings),
-        judged.why_not or "\n".join(map(_told, judged.findings)) or _UNKNOWN,
+        "" if judged.agrees else judged.why_not or _causes_told(judged.findings),
     )
+
+
+def _causes_told(findings: Any) -> str:
+    return "\n".join(map(_told, findings)) or _UNKNOWN
 
 
 _UNKNOWN = "The cause could not be told: distloss audit can look closer."

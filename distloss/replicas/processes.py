@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from distloss.replicas.base import Replicas
 from distloss.replicas.horovod import HorovodReplicas
+from distloss.replicas.horovod_calls import join
 from distloss.replicas.horovod_calls import processes as horovod_processes
 from distloss.replicas.strategy import current_strategy
 
@@ -161,3 +163,24 @@ def strategy_of_steps() -> tf.distribute.Strategy | None:
     if horovod_processes() > 1:
         return tf.distribute.get_strategy()
     return current_strategy()
+
+
+def meeting_after_failure(replicas: Replicas) -> Callable[[Any], list[Any]] | None:
+    """What brings processes together of which one has left its step: its gathering.
+
+    The others may be steps ahead, until a sum needs the part of this one. They get
+    zeros, see by their check of that sum that its part is missing, leave their step and
+    come here as well. None where there is no such way: for processes of a strategy, and
+    for some of Horovod's, of whom all must join.
+
+    Args:
+      replicas: whose sums are checked.
+    """
+    if not isinstance(replicas, HorovodReplicas) or replicas.process_set is not None:
+        return None
+
+    def gathered(value: Any) -> list[Any]:
+        join()
+        return _OfHorovod(replicas).gathered(value)
+
+    return gathered
