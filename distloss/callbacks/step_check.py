@@ -21,6 +21,7 @@ from distloss._keras.train_functions import (
 )
 from distloss._prepare.in_fewer_rows import step_in_fewer_rows
 from distloss.callbacks.arguments import checked_every
+from distloss.optimizers.sharing import horovod_replicas_of
 from distloss.replicas.processes import processes_of
 
 
@@ -32,6 +33,10 @@ class StepCheck(Callback):
     gradient is compared with the one with which all replicas update, after it was
     unscaled, summed and clipped. The step itself is made as always; the one on one
     device leaves nothing behind. Steps in between run as if there were no callback.
+
+    Of several workers, and of Horovod's processes, all must have this callback, with
+    the same arguments. They send each other their rows, the first of them makes the
+    step on one device, and all say, warn of or raise what it finds.
 
     Also for models that are not prepared: what is wrong with them is reported with the
     causes of `distloss audit`, as far as the batch shows them.
@@ -130,7 +135,8 @@ class StepCheck(Callback):
         alone = None
         if self.rows is not None:
             alone = step_in_fewer_rows(self.model, self.rows)
-        place = Place(strategy, processes_of(strategy))
+        shared = horovod_replicas_of(self.model.optimizer)
+        place = Place(strategy, processes_of(strategy, shared))
         step = StepOfReplicas(self.model.train_step, args, place, number, alone)
         report = step.check(run)
         self.reports.append(report)

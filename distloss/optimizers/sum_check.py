@@ -24,6 +24,7 @@ from distloss.optimizers import sum_errors
 from distloss.optimizers.sum_known import Known, Verdict, listed
 from distloss.optimizers.sum_verdict import verdict_of
 from distloss.replicas import Replicas, current_strategy
+from distloss.replicas.horovod import HorovodReplicas
 from distloss.replicas.pairs import (
     pairs_of_processes_with_wrong_sums,
     pairs_with_wrong_sums,
@@ -165,10 +166,10 @@ def _place_of(replicas: Replicas) -> _Place:
 
 
 def _after(replicas: Replicas) -> sum_errors.Aftermath:
-    meet = meeting_after_failure(replicas)
-    if meet is not None:
+    if isinstance(replicas, HorovodReplicas):
+        meet = meeting_after_failure(replicas)
         together = functools.partial(pairs_of_processes_with_wrong_sums, replicas)
-        return sum_errors.Aftermath(meet, together)
+        return sum_errors.Aftermath(meet, together if meet else None)
     strategy = current_strategy()
     if strategy is None or not replicas.is_in_one_process:
         return sum_errors.NOTHING_AFTER

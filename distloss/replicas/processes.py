@@ -6,6 +6,7 @@ All of them must ask in the same order, as for any collective.
 from __future__ import annotations
 
 import abc
+import functools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from distloss.replicas.base import Replicas
 from distloss.replicas.horovod import HorovodReplicas
 from distloss.replicas.horovod_calls import join
 from distloss.replicas.horovod_calls import processes as horovod_processes
@@ -118,22 +118,33 @@ class _OfWorkers(_Several):
         self._strategy = strategy
         here = len(strategy.extended.worker_devices)
         self.count = strategy.num_replicas_in_sync // here
-        numbers: list[int] = []
-        strategy.experimental_distribute_values_from_function(
-            lambda context: numbers.append(context.replica_id_in_sync_group) or 0
+        placed = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(context.replica_id_in_sync_group)
         )
-        self.index = numbers[0] // here
+        (first, *_) = strategy.experimental_local_results(placed)
+        self.index = int(first) // here
 
     def _gathered(self, words: Array) -> Array:
-        strategy = self._strategy
+        return _gathering(self._strategy)(tf.constant(words)).numpy()
+
+
+@functools.cache
+def _gathering(strategy: tf.distribute.Strategy) -> Any:
+    """A function of the words of a process: those of all."""
+
+    def gathered(words: tf.Tensor) -> tf.Tensor:
         rest = iter([words])  # the first replica speaks, and others have nothing
 
-        def of_replica(_context: Any) -> tf.Tensor:
-            return tf.constant(next(rest, words[:0]))
+        def of_replica() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            # The identity gives it a device, without which there is no destination.
+            mine = tf.identity(next(rest, words[:0]))
+            return context.all_gather(mine, axis=0)
 
-        with strategy.scope():
-            placed = strategy.experimental_distribute_values_from_function(of_replica)
-            return strategy.gather(placed, axis=0).numpy()
+        return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+    signature = [tf.TensorSpec([None], tf.int32)]
+    return tf.function(gathered, autograph=False, input_signature=signature)
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -165,18 +176,19 @@ def strategy_of_steps() -> tf.distribute.Strategy | None:
     return current_strategy()
 
 
-def meeting_after_failure(replicas: Replicas) -> Callable[[Any], list[Any]] | None:
+def meeting_after_failure(
+    replicas: HorovodReplicas,
+) -> Callable[[Any], list[Any]] | None:
     """What brings processes together of which one has left its step: its gathering.
 
     The others may be steps ahead, until a sum needs the part of this one. They get
     zeros, see by their check of that sum that its part is missing, leave their step and
-    come here as well. None where there is no such way: for processes of a strategy, and
-    for some of Horovod's, of whom all must join.
+    come here as well. None for some of Horovod's processes, for all of them must join.
 
     Args:
       replicas: whose sums are checked.
     """
-    if not isinstance(replicas, HorovodReplicas) or replicas.process_set is not None:
+    if replicas.process_set is not None:
         return None
 
     def gathered(value: Any) -> list[Any]:

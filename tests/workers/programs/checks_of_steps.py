@@ -44,13 +44,18 @@ def said_of(run):
     return {**found, "printed": said.getvalue()}
 
 
+def fit(model, strategy, callback):
+    options = {"steps_per_epoch": len(DEALT), "shuffle": False, "verbose": 0}
+    model.fit(dealt_to(strategy), callbacks=[callback], **options)
+
+
 def right_steps(strategy):
     """Two steps of fit, of whose second one worker has no rows."""
     model = problem.prepared(strategy, "Adam")
     check = StepCheck(every=1)
 
     def run():
-        model.fit(dealt_to(strategy), steps_per_epoch=2, verbose=0, callbacks=[check])
+        fit(model, strategy, check)
         return check.reports
 
     return said_of(run)
@@ -62,7 +67,12 @@ def right_step_of_a_loop(strategy):
 
 def wrong_step(strategy):
     """A loop whose loss is a mean over the rows of each worker."""
-    return said_of(lambda: [checked(strategy, problem.mean_of_means)])
+    return said_of(lambda: [checked(strategy, mean_of_means)])
+
+
+def mean_of_means(model, y, y_pred, weight):
+    squares = tf.reduce_mean((y_pred - y) ** 2)
+    return squares / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def checked(strategy, loss_of):
@@ -87,7 +97,7 @@ def drift(strategy):
     guard = DriftGuard(every=1)
 
     def run():
-        model.fit(dealt_to(strategy), steps_per_epoch=2, verbose=0, callbacks=[guard])
+        fit(model, strategy, guard)
         return []
 
     alike = said_of(run)
