@@ -287,6 +287,12 @@ def test_tf_keras_optimizers_clip_after_the_sum(three):
     assert all(result["is_same_class"] for result in results)
 
 
+@pytest.mark.parametrize("name", ["prepared", "wrapped", "of tf-keras"])
+def test_steps_are_checked_against_one_device(three, name):
+    for result in three:
+        assert result["steps_checked"][name] == [[True, [4, 4, 0]], [True, [4, 1, 3]]]
+
+
 def test_process_sets_train_on_their_own():
     results = results_of("four.py", 4)
     for number, pair in enumerate((results[:2], results[2:])):
@@ -294,6 +300,7 @@ def test_process_sets_train_on_their_own():
         wanted = plain("SGD", WEIGHTED, spans[:2] if number == 0 else spans[2:])
         assert_as_one_process(pair, {"weights": wanted["weights"]})
         assert all((r["count"], r["outside"]) == (2, 1) for r in pair)
+        assert all(r["checked"] == [[True, [6, 2]]] for r in pair)
     assert results[0]["weights"] != results[2]["weights"]
 
 
