@@ -14,7 +14,7 @@ from distloss._check.measured import Judged, Measured, Place, Runner, flat
 from distloss._check.report import StepReport, not_compared, report_of
 from distloss._check.runs import Seen, Switched, of_everybody, on_one_device
 from distloss._check.state import State
-from distloss.replicas.processes import FailedSomewhereError
+from distloss.replicas.processes import FailedSomewhereError, said_of
 
 
 class StepOfReplicas:
@@ -54,7 +54,7 @@ class StepOfReplicas:
             wanted = self._on_one_device(batch)
         except Exception as error:
             run()
-            return self._not_compared(_said(error))
+            return self._not_compared(said_of(error))
         before = State(wanted.variables)
         seen = run()
         after = State(wanted.variables)
@@ -89,7 +89,7 @@ class StepOfReplicas:
         except Exception as error:
             if self._processes.count == 1:
                 raise
-            report = self._not_compared(_said(error))
+            report = self._not_compared(said_of(error))
         self._processes.told(report)
         return report
 
@@ -114,12 +114,6 @@ class StepOfReplicas:
                 "num_replicas_in_sync, or hvd.size(), where the step needs it"
             )
         return report_of(self._number, measured, verdict)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, FailedSomewhereError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def _may_be_told(verdict: Judged, wanted: Seen, count: int) -> bool:

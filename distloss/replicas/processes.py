@@ -58,7 +58,7 @@ class Processes(abc.ABC):
         try:
             made = make()
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = said_of(error)
         for index, found in enumerate(self.gathered(problem)):
             if found:
                 raise FailedSomewhereError(f"{found} (in process {index})")
@@ -67,6 +67,16 @@ class Processes(abc.ABC):
 
 class FailedSomewhereError(Exception):
     """What the error was, and in which process."""
+
+
+def said_of(error: Exception) -> str:
+    """What an error says, without the calls that AutoGraph lists before it."""
+    if isinstance(error, FailedSomewhereError):
+        return str(error)
+    text = str(error)
+    if text.startswith("in user code:"):
+        return text.strip().splitlines()[-1].strip()
+    return f"{type(error).__name__}: {text}"
 
 
 class OneProcess(Processes):
