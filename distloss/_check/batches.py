@@ -6,11 +6,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from distloss._errors import ContextError
 from distloss._formula import empty
 from distloss._keras.train_functions import per_replica_specs
+from distloss.replicas.processes import ALONE, Processes
 
 
 class GlobalBatch:
@@ -19,35 +21,40 @@ class GlobalBatch:
     Args:
       batch: nest of what a strategy gives to its replicas, rows along axis 0.
       strategy: of these replicas.
+      processes: those that have replicas, which all make it together.
 
     Attributes:
       rows: how many each replica holds.
+      here: the numbers of the replicas of this process.
 
     Raises:
       ContextError: it has no rows, or its parts differ in more than these.
     """
 
-    def __init__(self, batch: Any, strategy: tf.distribute.Strategy) -> None:
-        self._strategy = strategy
-        count = strategy.num_replicas_in_sync
-        if len(strategy.extended.worker_devices) < count:
-            raise ContextError(
-                f"several workers share the batch: {count} replicas, of which this "
-                "one does not have the rows"
-            )
-        local = strategy.experimental_local_results
-        self._leaves = [
-            [_leaf(part) for part in local(leaf)] for leaf in tf.nest.flatten(batch)
-        ]
-        self._batch = batch
+    def __init__(
+        self,
+        batch: Any,
+        strategy: tf.distribute.Strategy,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._strategy, self._batch = strategy, batch
+        own = processes.all_make(lambda: _own_leaves(batch, strategy))
+        self._leaves = _of_all(own, processes)
+        here = replicas_here(strategy)
+        first = processes.index * here
+        self.here = range(first, first + here)
+        self.rows = processes.all_make(lambda: self._found_rows(processes.count * here))
+
+    def _found_rows(self, count: int) -> tuple[int, ...]:
         parts = [leaf for leaf in self._leaves if len(leaf) == count]
         with_rows = [leaf for leaf in parts if empty.has_rows(leaf[0])]
         if not with_rows:
             raise ContextError(
                 "Expected batches with rows along axis 0, dealt to replicas. Got "
-                f"{batch!r}, in which nothing has an axis that {count} replicas share."
+                f"{self._batch!r}, in which nothing has an axis that {count} replicas "
+                "share."
             )
-        self.rows = tuple(int(empty.length_of(part)) for part in with_rows[0])
+        return tuple(int(empty.length_of(part)) for part in with_rows[0])
 
     def whole(self, order: Sequence[int] | None = None) -> Any:
         """All rows, as one device would get them."""
@@ -59,13 +66,12 @@ class GlobalBatch:
         return self._packed([_between(leaf, start, stop) for leaf in self._all()])
 
     def dealt(self, bounds: Sequence[tuple[int, int]]) -> Any:
-        """Rows from one bound to another for each replica, as replicas get them."""
-        leaves = [
-            self._strategy.experimental_distribute_values_from_function(
-                functools.partial(_part, leaf, bounds)
-            )
-            for leaf in self._all()
-        ]
+        """Rows from one bound to another for each replica, as those here get them."""
+        place = self._strategy.experimental_distribute_values_from_function
+        leaves = []
+        for leaf in self._all():
+            parts = iter([_between(leaf, *bounds[number]) for number in self.here])
+            leaves.append(place(lambda _context, parts=parts: next(parts)))
         return self._packed(leaves)
 
     @functools.cache  # noqa: B019  # lives as long as one check of one step
@@ -104,8 +110,51 @@ def _between(leaf: Any, start: int, stop: int) -> Any:
     return leaf[start:stop]
 
 
-def _part(leaf: Any, bounds: Sequence[tuple[int, int]], context: Any) -> Any:
-    return _between(leaf, *bounds[context.replica_id_in_sync_group])
+def replicas_here(strategy: tf.distribute.Strategy) -> int:
+    """How many replicas of a strategy are in this process."""
+    if strategy.num_replicas_in_sync == 1:  # the default strategy knows no devices
+        return 1
+    return len(strategy.extended.worker_devices)
+
+
+def _own_leaves(batch: Any, strategy: tf.distribute.Strategy) -> list[list[Any]]:
+    """The parts that the replicas of this process hold of each leaf."""
+    local = strategy.experimental_local_results
+    parts = [[_leaf(part) for part in local(leaf)] for leaf in tf.nest.flatten(batch)]
+    return [
+        [tf.constant(x) if isinstance(x, np.ndarray) else x for x in leaf]
+        for leaf in parts
+    ]
+
+
+def _of_all(own: list[list[Any]], processes: Processes) -> list[list[Any]]:
+    """The parts of all replicas of each leaf, given those of this process."""
+    if processes.count == 1:
+        return own
+    sent = processes.all_make(lambda: [[_sent(x) for x in leaf] for leaf in own])
+    every = processes.gathered(sent)
+    return processes.all_make(
+        lambda: [
+            [_received(one, leaf[0]) for process in every for one in process[i]]
+            if empty.has_rows(leaf[0])
+            else leaf
+            for i, leaf in enumerate(own)
+        ]
+    )
+
+
+def _sent(part: Any) -> list[tuple[Any, str]] | None:
+    """Arrays and dtypes of the tensors of which a part with rows consists."""
+    if not empty.has_rows(part):
+        return None
+    tensors = tf.nest.flatten(part, expand_composites=True)
+    return [(tensor.numpy(), tensor.dtype.name) for tensor in tensors]
+
+
+def _received(sent: list[tuple[Any, str]], like: Any) -> Any:
+    with tf.device("CPU:0"):
+        tensors = [tf.constant(array, dtype) for array, dtype in sent]
+    return tf.nest.pack_sequence_as(like, tensors, expand_composites=True)
 
 
 def with_open_rows(batch: Any) -> Any:

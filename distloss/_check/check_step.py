@@ -8,16 +8,19 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._check.checked import StepOfReplicas
+from distloss._check.measured import Place
 from distloss._check.report import StepReport, checked_way, deliver
 from distloss._check.runs import on_all_replicas
 from distloss._errors import ArgumentTypeError, ContextError
-from distloss.replicas import current_strategy
+from distloss.replicas.horovod import HorovodReplicas
+from distloss.replicas.processes import processes_of, strategy_of_steps
 
 
 def check_step(
     step: Callable[..., Any],
     *args: Any,
     strategy: tf.distribute.Strategy | None = None,
+    replicas: HorovodReplicas | None = None,
     on_failure: str = "raise",
 ) -> StepReport:
     """Checks that a step on all replicas has the gradient of one device.
@@ -31,7 +34,10 @@ def check_step(
     Args:
       step: the function given to `strategy.run`, which makes an update.
       *args: its arguments, as for `strategy.run(step, args)`.
-      strategy: of the replicas; None means the one in whose scope this is called.
+      strategy: of the replicas; None means the one in whose scope this is called, or
+        the processes of Horovod.
+      replicas: which of Horovod's processes take the step together; None for all. They,
+        or all workers of the strategy, must call this together.
       on_failure: where the two differ, `"raise"` or `"warn"`.
 
     Returns:
@@ -68,10 +74,11 @@ float32 allows 7e-05
     found = _checked_strategy(step, strategy)
     # A function of TensorFlow may have been traced for replicas before.
     own = getattr(step, "python_function", step)
+    processes = processes_of(found, replicas)
     seen = on_all_replicas(own, found, args)
-    checked = StepOfReplicas(own, args, found)
+    checked = StepOfReplicas(own, args, Place(found, processes))
     report = checked.check(lambda: seen)
-    deliver(report, on_failure)
+    deliver(report, on_failure, is_first=processes.is_first)
     return report
 
 
@@ -86,7 +93,7 @@ def _checked_strategy(step: Any, strategy: Any) -> tf.distribute.Strategy:
             "Expected check_step to be called from plain Python, before a step. Got a "
             "call in a tf.function or in a replica. Call it outside of both."
         )
-    found = strategy or current_strategy()
+    found = strategy or strategy_of_steps()
     if found is None:
         raise ContextError(
             "Expected a strategy whose replicas take the step. Got strategy=None "

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from distloss._check.batches import GlobalBatch
+from distloss._check.batches import GlobalBatch, replicas_here
 from distloss._check.judge import judged
-from distloss._check.measured import Judged, Measured, Runner, flat
+from distloss._check.measured import Judged, Measured, Place, Runner, flat
 from distloss._check.report import StepReport, not_compared, report_of
-from distloss._check.runs import Seen, on_one_device
+from distloss._check.runs import Seen, Switched, of_everybody, on_one_device
 from distloss._check.state import State
-from distloss.replicas.horovod_calls import processes
+from distloss.replicas.processes import FailedSomewhereError, said_of
 
 
 class StepOfReplicas:
@@ -24,7 +23,7 @@ class StepOfReplicas:
     Args:
       step: what each replica runs.
       batch: nest of what a strategy gives to its replicas, the arguments of `step`.
-      strategy: of the replicas.
+      place: the strategy of the replicas, and all processes that have some.
       number: of the step, from 1.
       alone: what one device runs instead of `step`, if that is not the same.
     """
@@ -33,13 +32,13 @@ class StepOfReplicas:
         self,
         step: Callable[..., Any],
         batch: tuple[Any, ...],
-        strategy: tf.distribute.Strategy,
+        place: Place,
         number: int = 0,
         alone: Callable[..., Any] | None = None,
     ) -> None:
-        self._alone = alone or step
-        self._step, self._args, self._strategy = step, batch, strategy
-        self._number = number
+        self._steps = step, alone or step
+        self._args, self._place, self._number = batch, place, number
+        self._strategy, self._processes = place
 
     def check(self, run: Callable[[], Seen]) -> StepReport:
         """Measures the step on one device, then `run`; compares the two.
@@ -50,38 +49,57 @@ class StepOfReplicas:
         Raises:
           Exception: of `run`.
         """
-        if processes() > 1:
-            run()
-            return self._not_compared(
-                f"Horovod runs {processes()} processes, of which each has a part of "
-                "the batch"
-            )
         try:
-            batch = GlobalBatch(self._args, self._strategy)
-            wanted = on_one_device(self._alone, self._strategy, batch.whole())
+            batch = GlobalBatch(self._args, self._strategy, self._processes)
+            wanted = self._on_one_device(batch)
         except Exception as error:
             run()
-            return self._not_compared(f"{type(error).__name__}: {error}")
+            return self._not_compared(said_of(error))
         before = State(wanted.variables)
         seen = run()
         after = State(wanted.variables)
         before.restore()  # since more is measured where the two differ
         try:
-            return self._judged(seen, wanted, batch)
+            return self._report(seen, wanted, batch)
         finally:
             after.restore()
 
+    def _on_one_device(self, batch: GlobalBatch) -> Seen:
+        whole = self._processes.all_make(batch.whole)
+        alone = self._steps[1]
+        strategy, processes = self._place
+        return on_one_device(alone, strategy, whole, processes=processes)
+
     def _not_compared(self, why: str) -> StepReport:
-        count = self._strategy.num_replicas_in_sync
+        count = self._processes.count * replicas_here(self._strategy)
         return not_compared(self._number, count, why)
 
-    def _judged(self, seen: Seen, wanted: Seen, batch: GlobalBatch) -> StepReport:
+    def _report(self, seen: Seen, wanted: Seen, batch: GlobalBatch) -> StepReport:
+        """What the first process says, in all of them."""
+        try:
+            seen = of_everybody(seen, Switched(), self._processes)
+        except FailedSomewhereError as error:
+            return self._not_compared(str(error))
+        runner = Runner(self._steps, batch, tuple(wanted.gradients), self._place)
+        if not self._processes.is_first:
+            found: StepReport = runner.follow()
+            return found
+        try:
+            report = self._judged(seen, wanted, batch, runner)
+        except Exception as error:
+            if self._processes.count == 1:
+                raise
+            report = self._not_compared(said_of(error))
+        self._processes.told(report)
+        return report
+
+    def _judged(
+        self, seen: Seen, wanted: Seen, batch: GlobalBatch, runner: Runner
+    ) -> StepReport:
         why = _why_not(seen, wanted)
         if why:
             return self._not_compared(why)
         measured = _measured(seen, wanted, batch.rows)
-        steps = self._step, self._alone
-        runner = Runner(steps, batch, tuple(wanted.gradients), self._strategy)
         verdict = judged(measured, runner.look)
         if wanted.random and not verdict.agrees:
             drawn = ", ".join(wanted.random)
@@ -92,8 +110,8 @@ class StepOfReplicas:
             return self._not_compared(
                 f"the gradient of {len(batch.rows)} replicas is so many times that of "
                 "one device, and the step divides by a constant of this size. If that "
-                "is the number of replicas, one device was told it, too. Ask the "
-                "strategy for num_replicas_in_sync where the step needs it"
+                "is the number of replicas, one device was told it, too. Ask for "
+                "num_replicas_in_sync, or hvd.size(), where the step needs it"
             )
         return report_of(self._number, measured, verdict)
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import tensorflow as tf
 
 from distloss._check.batches import GlobalBatch
-from distloss._check.runs import Seen, Switched, on_all_replicas, on_one_device
+from distloss._check.runs import (
+    Seen,
+    Switched,
+    is_run_here,
+    on_all_replicas,
+    on_one_device,
+)
+from distloss.replicas.processes import ALONE, FailedSomewhereError, Processes
 
 Array = Any  # of NumPy
 Bounds = tuple[tuple[int, int], ...]
@@ -68,14 +77,31 @@ class Judged(Protocol):
     findings: tuple[Any, ...]
 
 
+class Place(NamedTuple):
+    """Where steps are taken: the strategy of this process, and all processes."""
+
+    strategy: tf.distribute.Strategy
+    processes: Processes = ALONE
+
+
+class _Asked(NamedTuple):
+    """A run on all replicas, with rows from one bound to another on each."""
+
+    bounds: Bounds
+    switched: Switched
+
+
 class Runner:
     """Runs a step as a judge wants it, to tell causes apart.
+
+    The judge is in the first process. What is to run in all of them, the others are
+    told.
 
     Args:
       steps: what each replica runs, and what one device runs.
       batch: what replicas were given, as arguments of the former.
       keys: ids of the variables, in the order of the gradients.
-      strategy: of the replicas.
+      place: where steps are taken.
     """
 
     def __init__(
@@ -83,10 +109,11 @@ class Runner:
         steps: tuple[Callable[..., Any], Callable[..., Any]],
         batch: GlobalBatch,
         keys: Any,
-        strategy: Any,
+        place: Place,
     ) -> None:
         self._step, self._alone = steps
-        self._batch, self._strategy, self._keys = batch, strategy, keys
+        self._batch, self._keys = batch, keys
+        self._strategy, self._processes = place
         self._known: dict[Any, tuple[Array, float]] = {}
 
     def look(self, count: int, probe: Any) -> tuple[Array, float]:
@@ -104,23 +131,42 @@ class Runner:
         (bounds,) = probe.micro
         key = (count, bounds, probe.order, switched)
         if key not in self._known:
-            self._known[key] = self._run(count, bounds, probe.order, switched)
+            if count > 1:
+                asked = self._processes.told(_Asked(bounds, switched))
+                seen = self._on_all(asked)
+                self._known[key] = flat(seen, self._keys), seen.spread
+            else:
+                self._known[key] = self._on_one(bounds, probe.order, switched), 0.0
         return self._known[key]
 
-    def _run(
-        self, count: int, bounds: Bounds, order: Any, switched: Switched
-    ) -> tuple[Array, float]:
-        if count > 1:
-            args = self._batch.dealt(bounds)
-            seen = on_all_replicas(self._step, self._strategy, args, switched)
-            return flat(seen, self._keys), seen.spread
+    def follow(self) -> Any:
+        """Takes part in what the first process looks at; returns what it tells then."""
+        while isinstance(asked := self._processes.told(None), _Asked):
+            with contextlib.suppress(FailedSomewhereError):  # the first one hears of it
+                self._on_all(asked)
+        return asked
+
+    def _on_all(self, asked: _Asked) -> Seen:
+        processes, strategy = self._processes, self._strategy
+        if processes.count > 1:
+            # One that fails among others in their collectives would let them wait.
+            processes.all_make(lambda: self._try_here(asked))
+        args = processes.all_make(lambda: self._batch.dealt(asked.bounds))
+        return on_all_replicas(self._step, strategy, args, asked.switched, processes)
+
+    def _try_here(self, asked: _Asked) -> None:
+        for number in self._batch.here:
+            part = self._batch.between(*asked.bounds[number])
+            is_run_here(self._step, self._strategy, part, asked.switched)
+
+    def _on_one(self, bounds: Bounds, order: Any, switched: Switched) -> Array:
         ((start, stop),) = bounds
         if start == stop:
-            return np.zeros(()), 0.0
+            return np.zeros(())
         is_all = stop - start == sum(self._batch.rows)
         args = self._batch.whole(order) if is_all else self._batch.between(start, stop)
         seen = on_one_device(self._alone, self._strategy, args, switched)
-        return flat(seen, self._keys), 0.0
+        return flat(seen, self._keys)
 
 
 def _switched(probe: Any) -> Switched:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from distloss._check.together import apart
 from distloss._keras.update_rules import path_of, whole_of
 
 Array = Any  # of NumPy
@@ -96,7 +97,7 @@ class Recorder:
             if number == len(known):
                 known.append(gradient)
             else:
-                self.spread = max(self.spread, _apart(gradient, known[number]))
+                self.spread = max(self.spread, apart(gradient, known[number]))
 
     def _take_tape(self, key: int, *parts: Array) -> None:
         gradient = self._dense(key, parts)
@@ -131,13 +132,3 @@ def _on_the_host() -> Iterator[None]:
             stack.enter_context(graph.colocate_with(None, ignore_existing=True))
         stack.enter_context(tf.device("CPU:0"))
         yield
-
-
-def _apart(gradient: Array, first: Array) -> float:
-    """How far two replicas are from each other; 0 also where both are not finite."""
-    if np.array_equal(gradient, first, equal_nan=True):
-        return 0.0
-    wide = np.asarray(first, np.float64)
-    size = max(float(np.linalg.norm(wide)), float(np.linalg.norm(gradient)))
-    apart = float(np.linalg.norm(gradient - wide))
-    return apart / size if np.isfinite(apart) and size else float("inf")

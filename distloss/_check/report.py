@@ -89,8 +89,12 @@ def report_of(step: int, measured: Any, judged: Any) -> StepReport:
         judged.residual,
         judged.variables,
         tuple(finding.cause for finding in judged.findings),
-        judged.why_not or "\n".join(map(_told, judged.findings)) or _UNKNOWN,
+        "" if judged.agrees else judged.why_not or _causes_told(judged.findings),
     )
+
+
+def _causes_told(findings: Any) -> str:
+    return "\n".join(map(_told, findings)) or _UNKNOWN
 
 
 _UNKNOWN = "The cause could not be told: distloss audit can look closer."
@@ -115,14 +119,20 @@ def checked_way(on_failure: Any) -> str:
     return str(on_failure)
 
 
-def deliver(report: StepReport, on_failure: str) -> None:
+def deliver(report: StepReport, on_failure: str, *, is_first: bool = True) -> None:
     """Shows a report; of a step that disagrees as `on_failure` says.
+
+    Args:
+      report: the same in all processes.
+      on_failure: the argument of this name.
+      is_first: whether this process says for all that the step agrees.
 
     Raises:
       GradientError: it disagrees.
     """
     if report.agrees:
-        print(f"distloss: {report}")  # beside what `fit` prints
+        if is_first:
+            print(f"distloss: {report}")  # beside what `fit` prints
     elif report.agrees is None:
         warnings.warn(str(report), stacklevel=3)
     elif on_failure == "raise":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +14,11 @@ import tensorflow as tf
 from distloss._check.batches import with_open_rows
 from distloss._check.recorder import Recorder
 from distloss._check.state import State
+from distloss._check.together import spread_over, sums_over
 from distloss._keras import switches
 from distloss._keras.update_rules import watched
 from distloss.replicas.alone import alone
+from distloss.replicas.processes import ALONE, Processes
 
 Array = Any  # of NumPy
 
@@ -109,13 +112,43 @@ def on_one_device(
     strategy: tf.distribute.Strategy,
     args: tuple[Any, ...],
     switched: Switched = Switched(),  # frozen
+    processes: Processes = ALONE,
 ) -> Seen:
     """What `step` makes of the whole batch, on the first replica alone.
+
+    Args:
+      step: what a replica runs.
+      strategy: of the replicas.
+      args: of `step`.
+      switched: what of it is on.
+      processes: those that call this together; the first of them runs it.
+
+    Raises:
+      Exception: of the step, in all processes.
+    """
+    runs = _How(switched, None, processes, is_run=processes.is_first)
+    return _run(_alone_on_a_device(step, strategy), args, runs)
+
+
+def is_run_here(
+    step: Callable[..., Any],
+    strategy: tf.distribute.Strategy,
+    args: tuple[Any, ...],
+    switched: Switched,
+) -> None:
+    """Runs `step` on any number of rows, of which others hear nothing.
 
     Raises:
       Exception: of the step.
     """
-    device = strategy.extended.worker_devices[0]
+    how = _How(switched, with_open_rows(args))
+    _run(_alone_on_a_device(step, strategy), args, how)
+
+
+def _alone_on_a_device(
+    step: Callable[..., Any], strategy: tf.distribute.Strategy
+) -> Callable[..., Any]:
+    device = _first_device(strategy)
 
     def whole(watch: Watch, args: Any) -> None:
         # Functions within that replicas have traced before are traced again, since
@@ -125,7 +158,15 @@ def on_one_device(
             watch.recorder.restart()
             step(*args)
 
-    return _run(whole, args, switched)
+    return whole
+
+
+def _first_device(strategy: tf.distribute.Strategy) -> str:
+    try:
+        return str(strategy.extended.worker_devices[0])
+    except RuntimeError:  # of the default strategy, which knows no devices
+        gpus = tf.config.list_logical_devices("GPU")
+        return str(gpus[0].name) if gpus else "/device:CPU:0"
 
 
 def on_all_replicas(
@@ -133,6 +174,7 @@ def on_all_replicas(
     strategy: tf.distribute.Strategy,
     args: tuple[Any, ...],
     switched: Switched = Switched(),  # frozen
+    processes: Processes = ALONE,
 ) -> Seen:
     """What `step` makes of `args`, each replica of its part; as above."""
 
@@ -144,31 +186,65 @@ def on_all_replicas(
         strategy.run(replica, args)
 
     # Replicas run the same program, be there rows for them or not.
-    return _run(on_all, args, switched, with_open_rows(args))
+    how = _How(switched, with_open_rows(args), processes)
+    return of_everybody(_run(on_all, args, how), switched, processes)
 
 
-def _run(
-    function: Callable[..., Any], args: Any, switched: Switched, like: Any = None
-) -> Seen:
-    """One run of a graph that is made for it; all variables are what they were.
+def of_everybody(seen: Seen, switched: Switched, processes: Processes) -> Seen:
+    """What replicas of all processes have shown, given those of this one.
 
-    The graph takes what is like `like`, or has the shapes of `args`.
+    Raises:
+      FailedSomewhereError: other processes have updated other variables.
     """
+    names = list(seen.names)
+    mine = [seen.gradients.get(key) for key in names]
+    if switched.tape:
+        totals = sums_over(processes, mine)
+        known = {k: g for k, g in zip(names, totals, strict=True) if g is not None}
+        return dataclasses.replace(seen, gradients=known)
+    spread = max(seen.spread, spread_over(processes, mine))
+    return dataclasses.replace(seen, spread=spread)
+
+
+class _How(NamedTuple):
+    """How a graph is made for a function, and run.
+
+    Attributes:
+      switched: what of a step is on.
+      like: what the graph takes is like this; None for the shapes of what is given.
+      processes: those that make it together, and go on if none of them failed.
+      is_run: whether it runs in this process.
+    """
+
+    switched: Switched
+    like: Any = None
+    processes: Processes = ALONE
+    is_run: bool = True
+
+
+def _run(function: Callable[..., Any], args: Any, how: _How) -> Seen:
+    """One run of a graph that is made for it; all variables are what they were."""
+    switched = how.switched
     watch = Watch(switched)
     if switched.tape:  # which variables are trained is known once they were updated
-        known = _run(function, args, Switched(switched.clip, switched.batch_norm), like)
+        before = Switched(switched.clip, switched.batch_norm)
+        known = _run(function, args, how._replace(switched=before))
         watch.recorder.names.update(known.names)
         watch.recorder.shapes.update(known.shapes)
     traced = tf.function(lambda args: function(watch, args))
     with watch.active():
-        concrete = traced.get_concrete_function(like or args)
-        state = State(concrete.graph.variables)
+
+        def made() -> tuple[Any, State]:
+            concrete = traced.get_concrete_function(how.like or args)
+            return concrete.graph, State(concrete.graph.variables)
+
+        graph, state = how.processes.all_make(made)
         try:
             watch.recorder.clear()
-            traced(args)
+            how.processes.all_make(lambda: traced(args) if how.is_run else None)
         finally:
             state.restore()
-    return watch.seen(concrete.graph)
+    return watch.seen(graph)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

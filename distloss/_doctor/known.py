@@ -92,8 +92,13 @@ def known(machine: Machine) -> tuple[str, ...]:
 
 
 # Gigabytes per second that one GPU can send to others by NVLink, while it receives as
-# many: half of what the data sheets of NVIDIA call its bandwidth.
-_PEAKS = {"V100-SXM": 150, "A100-SXM": 300, "H100 80GB HBM3": 450, "H200": 450}
+# many: half of the 300, 600 and 900 that NVIDIA publishes for both directions together.
+# https://www.nvidia.com/en-us/data-center/nvlink/
+# https://docs.nvidia.com/cuda/volta-tuning-guide/#nvlink-interconnect
+# https://docs.nvidia.com/cuda/ampere-tuning-guide/#third-generation-nvlink
+# https://docs.nvidia.com/cuda/hopper-tuning-guide/#fourth-generation-nvlink
+# Cards of these names for PCIe slots have less, or none, and so have no peak here.
+_PEAKS = {"V100-SXM": 150, "A100-SXM": 300, "H100 80GB HBM3": 450, "NVIDIA H200": 450}
 
 
 def peak_of(names: tuple[str, ...]) -> float | None:

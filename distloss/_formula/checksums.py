@@ -4,8 +4,10 @@ Each replica sends a few numbers about what it sends, in a slot of its own where
 others have zeros, so that the sum brings each number to everybody as it is. What came
 back is right if its own numbers are the sums of those that were sent.
 
-What is summed is laid out in blocks of rows of 8 elements. With weights c of rows and b
-within a row, of a magnitude between 1/2 and 1, the number of a block x is
+What is summed is laid out in blocks of rows: of 32 elements in float32, of which
+several are added up before anything is drawn, and of one element in other dtypes. With
+weights c of rows and b within a row, of a magnitude between 1/2 and 1, the number of a
+block x is
 
     S(x) = sum_ij c_i b_j x_ij        so that        S(sum_r x_r) = sum_r S(x_r)
 
@@ -15,16 +17,19 @@ and independently of x. This is how far rounding may go:
 - The sum itself: element e of N numbers takes N - 1 additions, each wrong by at most u
   times a partial sum: |error_e| <= (N - 1) u sum_r |x_re|, where u is the unit roundoff
   of the dtype (2^-24 for float32, 2^-8 for bfloat16). By the triangle inequality the
-  norm of all errors of a block is at most (N - 1) u sum_r |x_r|.
-- Numbers of float32 are added up in float32 within a row, which is wrong by at most
-  2 * 8 u times the norm of the row, once where they are sent and once where they come
-  back. From then on, and for all other dtypes from the start, float64 is used.
+  norm of all errors of a block is at most (N - 1) u sum_r |x_r|, and what b makes of
+  the errors of rows has a norm at most |b| = 4.4 times as large.
+- Numbers of float32 are added up in float32 within a row, once where they are sent and
+  once where they come back. Where all products have one sign, their partial sums grow
+  to 32, so that 32 rounding errors that are as often up as down come to 7 u times the
+  norm of the row; the root mean square over rows is taken to be below 16 u. From then
+  on, and for all other dtypes from the start, float64 is used.
 - Signs that are drawn at random keep errors from adding up, whatever these are: by
   Hoeffding's inequality |sum_i c_i E_i| exceeds D times the norm of E with a
   probability below 2 exp(-D^2 / 2), 3e-8 for D = 6. Rounding errors are rarely as large
   as their bounds, so that a false alarm is much less likely than that.
 
-So S may be off by 6 (2.2 (N - 1) u + 32 u') times the sum of the replicas' norms of a
+So S may be off by 6 (4.4 (N - 1) u + 32 u') times the sum of the replicas' norms of a
 block, where u' is 2^-24 for float32 and 0 for other dtypes. A change of one element
 shows if it is larger than that, divided by its weight, and surely where it is 8 times
 as large. This is the border for 4 replicas of like size, in blocks of 1000 elements, in
@@ -45,7 +50,8 @@ Squares of float32 are added up in float32: where elements are above 1e19 nothin
 said about a block, and what is below 1e-19 is checked as if it were that large.
 
 Reference: Hoeffding, Probability inequalities for sums of bounded random variables,
-1963; algorithm-based fault tolerance, Huang and Abraham, 1984.
+1963; algorithm-based fault tolerance, Huang and Abraham, 1984; Higham and Mary, A new
+approach to probabilistic rounding error analysis, 2019.
 """
 
 from __future__ import annotations
@@ -66,8 +72,21 @@ _DEVIATIONS = 6.0
 _SEED = 0x5C5
 _WIDE = tf.float64
 
-# Within a row. Of unequal magnitudes, so that exchanged elements show.
-_ROW = np.array([1.0, -0.9, 0.8, -0.7, 0.6, -0.95, 0.75, -0.55], np.float32)
+# Elements of float32 in a row. More of them are read faster, and need fewer weights to
+# be drawn, but are rounded more often.
+_ROW_LENGTH = 32
+# How often u times its norm the sum of a row is off, as derived above.
+_ROW_ERROR = 16.0
+
+
+def _row_weights() -> Any:
+    """Within a row. Of unequal magnitudes, so that exchanged elements show."""
+    places = np.arange(_ROW_LENGTH)
+    magnitudes = 0.5 + 0.5 * (places * (np.sqrt(5.0) - 1.0) / 2.0 % 1.0)
+    return np.where(places % 2, -magnitudes, magnitudes).astype(np.float32)
+
+
+_ROW = _row_weights()
 _ROW_NORM = float(np.linalg.norm(_ROW))
 
 
@@ -206,15 +225,20 @@ def _row_sums(values: tf.Tensor) -> tf.Tensor:
 
 
 def drawn(step: tf.Tensor, count: Any) -> tf.Tensor:
-    """Weights of `count` rows for a step, the same on all devices."""
-    uniform = tf.raw_ops.StatelessRandomUniformV2(
+    """Weights of `count` rows for a step, the same on all devices.
+
+    Random bits are made the sign and the fraction of float32 numbers from 1/2 to 1.
+    """
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[count],
         key=tf.cast(step, tf.uint64)[tf.newaxis],
         counter=tf.constant([_SEED, 0], tf.uint64),
         alg=1,  # Philox
-        dtype=tf.float64,
+        dtype=tf.uint32,
     )
-    return uniform - tf.cast(uniform < 0.5, _WIDE)
+    bits = tf.bitwise.bitwise_and(words, tf.constant(0x807FFFFF, tf.uint32))
+    half = tf.constant(0x3F000000, tf.uint32)
+    return tf.cast(tf.bitcast(tf.bitwise.bitwise_or(bits, half), tf.float32), _WIDE)
 
 
 def _norms(values: tf.Tensor) -> tf.Tensor:
@@ -271,7 +295,8 @@ def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
         return Tolerance(relative + 4.0 * exact, smallest)
     root = tf.sqrt(wide_length)
     if group.dtype == tf.float32:
-        relative = _ROW_NORM * relative + 4.0 * len(_ROW) * unit_roundoff(tf.float32)
+        own = 2.0 * _ROW_ERROR * unit_roundoff(tf.float32)  # sent, and come back
+        relative = _ROW_NORM * relative + own
     if group.is_sparse:  # weights are fixed, so all errors may add up
         return Tolerance(root * (relative + 4.0 * wide_length * exact), root * smallest)
     # Sums of float64 are wrong by less than their length times its roundoff.

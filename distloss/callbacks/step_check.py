@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 from distloss._check.checked import StepOfReplicas
+from distloss._check.measured import Place
 from distloss._check.report import StepReport, checked_way, deliver
 from distloss._check.runs import Seen, Watch
 from distloss._errors import ArgumentError
@@ -20,6 +21,8 @@ from distloss._keras.train_functions import (
 )
 from distloss._prepare.in_fewer_rows import step_in_fewer_rows
 from distloss.callbacks.arguments import checked_every
+from distloss.optimizers.sharing import horovod_replicas_of
+from distloss.replicas.processes import processes_of
 
 
 class StepCheck(Callback):
@@ -30,6 +33,10 @@ class StepCheck(Callback):
     gradient is compared with the one with which all replicas update, after it was
     unscaled, summed and clipped. The step itself is made as always; the one on one
     device leaves nothing behind. Steps in between run as if there were no callback.
+
+    Of several workers, and of Horovod's processes, all must have this callback, with
+    the same arguments. They send each other their rows, the first of them makes the
+    step on one device, and all say, warn of or raise what it finds.
 
     Also for models that are not prepared: what is wrong with them is reported with the
     causes of `distloss audit`, as far as the batch shows them.
@@ -128,10 +135,12 @@ class StepCheck(Callback):
         alone = None
         if self.rows is not None:
             alone = step_in_fewer_rows(self.model, self.rows)
-        step = StepOfReplicas(self.model.train_step, args, strategy, number, alone)
+        shared = horovod_replicas_of(self.model.optimizer)
+        place = Place(strategy, processes_of(strategy, shared))
+        step = StepOfReplicas(self.model.train_step, args, place, number, alone)
         report = step.check(run)
         self.reports.append(report)
-        deliver(report, self.on_failure)
+        deliver(report, self.on_failure, is_first=place.processes.is_first)
         others = list(itertools.islice(iterator, steps_per_call(self.model) - 1))
         return kept(iter(others)) if others else outputs[-1]
 

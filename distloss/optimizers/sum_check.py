@@ -24,7 +24,12 @@ from distloss.optimizers import sum_errors
 from distloss.optimizers.sum_known import Known, Verdict, listed
 from distloss.optimizers.sum_verdict import verdict_of
 from distloss.replicas import Replicas, current_strategy
-from distloss.replicas.pairs import pairs_with_wrong_sums
+from distloss.replicas.horovod import HorovodReplicas
+from distloss.replicas.pairs import (
+    pairs_of_processes_with_wrong_sums,
+    pairs_with_wrong_sums,
+)
+from distloss.replicas.processes import meeting_after_failure
 
 
 class Checked(NamedTuple):
@@ -35,10 +40,10 @@ class Checked(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where sums are taken: what each replica is called, and how to try its pairs."""
+    """Where sums are taken: what each replica is called, and what to do afterwards."""
 
     replicas: tuple[str, ...]
-    search: Callable[[], sum_errors.Pairs] | None
+    after: sum_errors.Aftermath
 
 
 class SumCheck:
@@ -157,11 +162,19 @@ def _size(tensor: Any, at: int, variables: Sequence[Any]) -> int:
 def _place_of(replicas: Replicas) -> _Place:
     count = replicas.count()
     names = tuple(replicas.described(index) for index in range(count))
+    return _Place(names, _after(replicas))
+
+
+def _after(replicas: Replicas) -> sum_errors.Aftermath:
+    if isinstance(replicas, HorovodReplicas):
+        meet = meeting_after_failure(replicas)
+        together = functools.partial(pairs_of_processes_with_wrong_sums, replicas)
+        return sum_errors.Aftermath(meet, together if meet else None)
     strategy = current_strategy()
-    if strategy is None or count == 1 or not replicas.is_in_one_process:
-        return _Place(names, None)
+    if strategy is None or not replicas.is_in_one_process:
+        return sum_errors.NOTHING_AFTER
     search = functools.partial(pairs_with_wrong_sums, replicas, strategy)
-    return _Place(names, search)
+    return sum_errors.Aftermath(search=search)
 
 
 def _named(text: str, place: _Place) -> str:
@@ -181,12 +194,21 @@ def _corrupted(verdict: Verdict, step: int, place: _Place) -> CorruptedSumError:
         f"{step}. Got another one on {where}: {_named(verdict.cause, place)}. It is in "
         f"{listed(verdict.variables)}. No update was made of it. If it comes again, "
         "train without the device that is named, or without what connects it (for GPUs,"
-        " try NCCL_P2P_DISABLE=1 in the environment)."
+        f" try NCCL_P2P_DISABLE=1 in the environment).{_unknown_pair(place)}"
     )
     error.step, error.replicas = step, verdict.replicas
     error.variables = verdict.variables
-    sum_errors.keep(error, place.search)
+    sum_errors.keep(error, place.after)
     return error
+
+
+def _unknown_pair(place: _Place) -> str:
+    if place.after.search is not None:
+        return ""
+    return (
+        " Between which two of them it is cannot be told from here: distloss doctor, "
+        "started on the same machines, tries each pair."
+    )
 
 
 def _not_finite(verdict: Verdict, step: int, place: _Place) -> NonfiniteGradientError:

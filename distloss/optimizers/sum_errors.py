@@ -13,9 +13,25 @@ from distloss._errors import CorruptedSumError, NonfiniteGradientError
 Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 
+class Aftermath(NamedTuple):
+    """What is done once a sum was found to be wrong, outside of the step.
+
+    Attributes:
+      meet: gathers what each process passes, once all have left their steps; None where
+        that is this process alone, or processes cannot be brought together.
+      search: finds the pairs of replicas whose sums are wrong; None where it cannot.
+    """
+
+    meet: Callable[[CorruptedSumError], list[CorruptedSumError]] | None = None
+    search: Callable[[], Pairs] | None = None
+
+
+NOTHING_AFTER = Aftermath()
+
+
 class _Found(NamedTuple):
     error: CorruptedSumError | NonfiniteGradientError
-    search: Callable[[], Pairs] | None
+    after: Aftermath
 
 
 # TensorFlow keeps of an error in a traced function its text, and not its type.
@@ -24,10 +40,10 @@ _found: list[_Found] = []
 
 def keep(
     error: CorruptedSumError | NonfiniteGradientError,
-    search: Callable[[], Pairs] | None = None,
+    after: Aftermath = NOTHING_AFTER,
 ) -> None:
-    """Keeps what a step is about to raise, and what would look for pairs of devices."""
-    _found[:] = [_Found(error, search)]
+    """Keeps what a step is about to raise, and what is to be done then."""
+    _found[:] = [_Found(error, after)]
 
 
 @contextlib.contextmanager
@@ -38,6 +54,10 @@ def sum_errors() -> Iterator[None]:
     is left. Around the call of such a step, this raises the `CorruptedSumError` or
     `NonfiniteGradientError` itself; of a wrong sum it first looks for pairs of
     replicas whose sums are still wrong. A prepared model does so in `fit` by itself.
+
+    Where one of Horovod's processes alone has received a wrong sum, the others have
+    made that update, of which their sum was right. This lets it wait for them, and all
+    raise the same error in the next step, of which none makes an update.
 
     Raises:
       CorruptedSumError: a sum over replicas was wrong.
@@ -65,23 +85,33 @@ def sum_errors() -> Iterator[None]:
         if not _found:
             raise
         found = _found.pop()
-        if found.error is error:
-            _name_pairs(found)
-            raise
         # Text of the error is in that of TensorFlow's, which is as long as the step.
-        if str(found.error) not in str(error):
+        if found.error is not error and str(found.error) not in str(error):
             raise
-        _name_pairs(found)
-        raise found.error from None
+        raise _settled(found) from None
 
 
-def _name_pairs(found: _Found) -> None:
+def _settled(found: _Found) -> CorruptedSumError | NonfiniteGradientError:
+    """What all processes raise: of a wrong sum with the pairs that have wrong ones."""
+    error, after = found
+    if not isinstance(error, CorruptedSumError):
+        return error
+    if after.meet is not None:
+        try:
+            every = after.meet(error)
+        except Exception:  # those who have ended have made their updates
+            error.args = (f"{error} The other processes have ended.",)
+            return error
+        error = min(every, key=lambda one: one.step)  # those ahead miss our part only
+    if after.search is not None:
+        _name_pairs(error, after.search)
+    return error
+
+
+def _name_pairs(error: CorruptedSumError, search: Callable[[], Pairs]) -> None:
     """Says in the error which pairs of replicas have wrong sums."""
-    error = found.error
-    if found.search is None or not isinstance(error, CorruptedSumError):
-        return
     try:
-        error.pairs = found.search()
+        error.pairs = search()
     except Exception as problem:  # what is broken may break this, too
         said = f"Sums of pairs could not be tried: {problem}"
     else:

@@ -22,6 +22,7 @@ from distloss._errors import (
 from distloss._keras.versions import in_symbolic_scope
 from distloss._types import GRADIENT_OPS, Gradient, GradientOp
 from distloss.replicas import horovod_elastic
+from distloss.replicas.alone import is_alone
 from distloss.replicas.base import Replicas
 from distloss.replicas.horovod_calls import (
     SENT,
@@ -246,6 +247,8 @@ class HorovodReplicas(Replicas):
     def _is_included(self) -> bool:
         # Not by the set's own `included()`: of Horovod's set of all processes, that may
         # know only the ranks from before processes came or went.
+        if is_alone():
+            return False
         found = self._found_set()
         return self.process_set is None or horovod().rank() in found.ranks
 

@@ -101,6 +101,17 @@ def process_set_of(ranks: tuple[int, ...]) -> Any:
     )
 
 
+def join() -> None:
+    """Waits for all processes to call this, while sums of theirs get zeros from here.
+
+    So a process that has left its program brings here those that wait for its part.
+    """
+    # The operation has no inputs and does not say that it is stateful, so TensorFlow
+    # keeps what came of it the first time, for eager calls and in graphs: a new one.
+    # https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L1651
+    tf.function(horovod().join, autograph=False)()
+
+
 # The collectives: (tensors, name, **settings) -> tensors. They read `horovod` when
 # called, so that a process without it can import this file.
 

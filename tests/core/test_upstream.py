@@ -398,6 +398,8 @@ def test_update_rules_are_called_with_the_variable_of_each_replica():
 def test_one_replica_of_a_strategy_can_be_alone():
     """replicas.alone: what asks for others finds none, on this thread only."""
     strategy = strategy_of("mirrored", 2)
+    with strategy.scope():
+        mean = tf.Variable(1.0, aggregation=tf.VariableAggregation.MEAN)
 
     def step():
         context = tf.distribute.get_replica_context()
@@ -407,13 +409,17 @@ def test_one_replica_of_a_strategy_can_be_alone():
             return found.extended.call_for_each_replica(lambda: value + 1)
 
         again = context.merge_call(merged, args=(everyone,))
+        mean.assign(tf.fill([], 4.0))  # which is aggregated, and so asks for others
         return context.num_replicas_in_sync, everyone, again
 
     with alone(strategy):
         count, everyone, again = step()
         assert (count, float(everyone), float(again)) == (1, 1.0, 2.0)
         assert strategy.num_replicas_in_sync == 1
+    assert float(mean.values[0]) == 4.0
     assert strategy.num_replicas_in_sync == 2
+    for name in ("_replica_ctx_all_reduce", "reduce_to", "batch_reduce_to"):
+        assert callable(getattr(strategy.extended, name))
     totals = strategy.run(
         lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.ones([]))
     )

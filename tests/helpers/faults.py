@@ -15,11 +15,12 @@ class Fault:
 
     def __init__(self):
         self.kind, self.at = None, 0
-        self.before = {}  # what each replica has sent before
+        self.before = {}  # what each replica has sent before, of the same shapes
 
     def sent(self, index, *arrays):
-        before = self.before.get(int(index), arrays)
-        self.before[int(index)] = [np.array(array) for array in arrays]
+        key = (int(index), *(array.shape for array in arrays))
+        before = self.before.get(key, arrays)
+        self.before[key] = [np.array(array) for array in arrays]
         if self.kind not in SENT or index != self.at:
             return arrays
         if self.kind == "stale":
@@ -80,6 +81,7 @@ def outcome(run, values):
             "replicas": error.replicas,
             "variables": error.variables,
             "text": str(error),
+            "pairs": getattr(error, "pairs", ()),
         }
     else:
         found = {"raised": None}

@@ -337,6 +337,12 @@ def test_drift_of_tf_keras_is_found_and_an_elastic_state_kept(three):
     assert states[0]["epoch"] == 3
 
 
+@pytest.mark.parametrize("name", ["prepared", "wrapped", "of tf-keras"])
+def test_steps_are_checked_against_one_device(three, name):
+    for result in three:
+        assert result["steps_checked"][name] == [[True, [4, 4, 0]], [True, [4, 1, 3]]]
+
+
 @pytest.fixture(scope="module")
 def four():
     return results_of("four.py", 4)
@@ -348,6 +354,7 @@ def test_process_sets_train_on_their_own(four):
         wanted = plain("SGD", WEIGHTED, spans[:2] if number == 0 else spans[2:])
         assert_as_one_process(pair, {"weights": wanted["weights"]})
         assert all((r["count"], r["outside"]) == (2, 1) for r in pair)
+        assert all(r["checked"] == [[True, [6, 2]]] for r in pair)
     assert four[0]["weights"] != four[2]["weights"]
 
 

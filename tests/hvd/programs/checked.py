@@ -50,11 +50,29 @@ def gradient_of(step, scale=1.0):
 
 
 def hurt(kind, **replicas):
-    """What a healthy step and a hurt one do."""
+    """What a healthy step, a hurt one and one more do."""
     loop = Loop(**replicas)
     loop(gradient_of(0))
     loop.fault.kind, loop.fault.at = kind, HURT
-    return outcome(lambda: loop(gradient_of(1)), lambda: loop.values().tolist())
+
+    def two_steps():  # who sees nothing wrong in the first hears of it in the second
+        loop(gradient_of(1))
+        loop(gradient_of(2))
+
+    found = outcome(two_steps, lambda: loop.values().tolist())
+    share = hvd.size() if replicas.get("gradient_op") == "average" else 1
+    off = [np.abs(loop.values() - 1 - after(n) / share) for n in (1, 2)]
+    return {**found, "off": [float(one.max()) for one in off]}
+
+
+def after(steps):
+    """The weights after so many right steps, by NumPy, if they began with zeros."""
+    rngs = [
+        np.random.default_rng([step, rank])
+        for step in range(steps)
+        for rank in range(hvd.size())
+    ]
+    return -0.1 * sum(rng.normal(size=SIZE) for rng in rngs)
 
 
 def not_finite():
@@ -67,15 +85,16 @@ def not_finite():
 
 
 def prepared(kind):
-    """Two steps of a prepared model, of which the second is hurt."""
+    """Steps of a prepared model, of which the second is hurt."""
     replicas, fault = faulty(distloss.HorovodReplicas())
     model = problem.dense(problem.OPTIMIZERS["Adam"](), "mse")
     distloss.prepare(model, replicas=replicas, check_sums=True)
     batch = [a[hvd.rank() :: 2] for a in (problem.X, problem.Y)]
     model.train_on_batch(*batch)
     fault.kind, fault.at = kind, HURT
+    data = tf.data.Dataset.from_tensors(tuple(batch)).repeat(2)
     return outcome(
-        lambda: model.train_on_batch(*batch), lambda: problem.flat(model.weights)
+        lambda: model.fit(data, verbose=0), lambda: problem.flat(model.weights)
     )
 
 
@@ -106,6 +125,8 @@ def collectives(check_sums):
 
 def main(folder):
     hvd.init()
+    import step_checks  # which asks Horovod for its rank
+
     found = {kind: hurt(kind) for kind in KINDS}
     found["fp16"] = hurt("swapped", compression="fp16")
     found["average"] = hurt("dropped", gradient_op="average")
@@ -118,6 +139,7 @@ def main(folder):
         "fp16": clean(compression="fp16"),
         "both": clean(gradient_op="average", compression="fp16"),
     }
+    found["steps"] = step_checks.everything()
     found["collectives"] = [collectives(False), collectives(True)]
     path = pathlib.Path(folder) / f"{hvd.rank()}.json"
     path.write_text(json.dumps(found))

@@ -9,6 +9,7 @@ import problem
 import tensorflow as tf
 
 from distloss import DistributedLoss, DistributedOptimizer, HorovodReplicas
+from distloss.callbacks import StepCheck
 
 SETS = ([0, 1], [2, 3])
 EVERYONE = HorovodReplicas()
@@ -47,7 +48,10 @@ def main(folder):
     loss = DistributedLoss("mse", reduction=problem.WEIGHTED, replicas=replicas)
     optimizer = DistributedOptimizer(problem.OPTIMIZERS["SGD"](), replicas=replicas)
     model = problem.dense(optimizer, loss)
-    result = problem.fitted(model, problem.batches(parts(number, member)))
+    check = StepCheck()
+    data = problem.batches(parts(number, member))
+    result = problem.fitted(model, data, callbacks=[check])
+    result["checked"] = [[report.agrees, report.rows] for report in check.reports]
     result["count"], result["outside"] = replicas.count(), others.count()
     path = pathlib.Path(folder) / f"{hvd.rank()}.json"
     # All take part, so that no set is done earlier and ends Horovod for the other.

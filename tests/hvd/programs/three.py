@@ -19,7 +19,13 @@ from problem import MEAN, OPTIMIZERS, WEIGHTED
 
 import distloss
 from distloss import DistributedLoss, DistributedOptimizer, HorovodReplicas
-from distloss.callbacks import BroadcastState, DriftGuard, GlobalMetrics, elastic_state
+from distloss.callbacks import (
+    BroadcastState,
+    DriftGuard,
+    GlobalMetrics,
+    StepCheck,
+    elastic_state,
+)
 from distloss.data import in_step
 
 REPLICAS = HorovodReplicas()
@@ -348,8 +354,24 @@ def own_loop():
     return {"weights": problem.flat(model.weights), "fourth": fourth}
 
 
+def steps_checked():
+    """What StepCheck says of each step: of the third process at times without rows."""
+    models = {
+        "prepared": distloss.prepare(problem.own_means(), replicas=REPLICAS),
+        "wrapped": problem.dense(*wrapped("Adam", WEIGHTED)),
+        "of tf-keras": wrapped_of_tf_keras(),
+    }
+    found = {}
+    for name, model in models.items():
+        check = StepCheck(every=1)
+        model.fit(mine().take(2), verbose=0, callbacks=[check])
+        found[name] = [[report.agrees, report.rows] for report in check.reports]
+    return found
+
+
 CHECKS = (
     own_steps,
+    steps_checked,
     own_loop,
     fit_with_wrappers,
     fit_with_horovods_own_optimizer,

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import checks_of_steps as of
 import keras
 import numpy as np
 import problem_of_workers as problem
@@ -111,5 +112,11 @@ def fit_prepared():
     )
 
 
-CHECKS = [clean, collectives, not_finite, hurt, fit_prepared]
+def steps():
+    """What is said of steps and of copies of weights, by the name of the check."""
+    checks = (of.right_steps, of.right_step_of_a_loop, of.wrong_step, of.drift)
+    return {check.__name__: check(strategy) for check in checks}
+
+
+CHECKS = [clean, collectives, not_finite, hurt, fit_prepared, steps]
 problem.write(FOLDER, ME, problem.results_of(CHECKS))
