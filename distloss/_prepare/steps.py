@@ -58,7 +58,7 @@ def test_step(model: keras.Model, replicas: Replicas, data: Any) -> Any:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(padded)
     with step_scope(step):
         step.y_pred = predictions(model, step, x, training=False)
-        loss = loss_of(model, x, y, step.y_pred, sample_weight, training=False)
+        loss = _loss_of_rows(model, step, x, y, sample_weight, training=False)
     track_loss(model, _whole_of_rows(step, loss), step.rows)
     return _measured(model, replicas, step, data)
 
@@ -115,7 +115,7 @@ def _updated_together(
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         apply(model, step, of_rows(step, gradients))
         whole, step.all_rows = sums.loss(factors, unit), sums.rows
-        track(model, sums.means, x)
+        track(model, sums.means, step.rows)
     # Equal parts: so the mean over replicas that Keras logs for a batch is its loss.
     return whole, step.all_rows / replicas.count_as(step.all_rows.dtype)
 
@@ -127,11 +127,23 @@ def _updated_by_itself(
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape, step_scope(step):
         step.y_pred = predictions(model, step, x, training=True)
-        loss = loss_of(model, x, y, step.y_pred, sample_weight, training=True)
+        loss = _loss_of_rows(model, step, x, y, sample_weight, training=True)
         scaled = model.optimizer.scale_loss(loss)
     gradients, _ = gradients_of(model, tape, scaled, [])
     apply(model, step, of_rows(step, gradients))
     return _whole_of_rows(step, loss), step.rows
+
+
+def _loss_of_rows(
+    model: keras.Model, step: StepContext, *batch: Any, training: bool
+) -> tf.Tensor:
+    """The loss, of which trackers do not hear where there are known to be no rows."""
+    x, y, sample_weight = batch
+    of_model = functools.partial(loss_of, model, training=training)
+    batch = x, y, step.y_pred, sample_weight
+    if tf.get_static_value(step.rows) == 0:
+        return unseen_by(output_trackers(model), of_model, *batch)
+    return of_model(*batch)
 
 
 def _whole_of_rows(step: StepContext, loss: tf.Tensor) -> tf.Tensor:
@@ -216,9 +228,12 @@ def apply(model: keras.Model, step: StepContext, gradients: list[Any]) -> None:
             model.optimizer.apply_gradients(list(pairs))
 
 
-def track(model: keras.Model, losses: list[tf.Tensor], x: Any) -> None:
-    """Reports the losses of single outputs, as CompileLoss does."""
-    static_rows = keras.tree.flatten(x)[0].shape[0]
+def track(model: keras.Model, losses: list[tf.Tensor], rows: tf.Tensor | int) -> None:
+    """Reports the losses of single outputs, as CompileLoss does.
+
+    Which weighs them by rows where it knows those when the step is traced, or eagerly.
+    """
+    static_rows = tf.get_static_value(rows)
     weights = versions.tracked_weights(loss_container(model))
     factors = itertools.chain(weights, itertools.repeat(1.0))
     for tracker, value, factor in zip(

@@ -118,7 +118,7 @@ def _counted_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     loss, *losses = tf.unstack(replicas.sum(shares, "losses"))
     weight = all_rows / replicas.count_as(all_rows.dtype)
     track_loss(model, loss, weight)
-    track(model, losses, parts.data[0])
+    track(model, losses, parts.rows)
     _apply_sums(model, StepContext(parts.rows), gradients)
     return replicas.read_together(model.get_metrics_result)
 

@@ -12,6 +12,10 @@ from distloss._keras.versions import per_replica_variable
 from distloss._types import Gradient
 
 
+# A power of two, so that nothing is rounded; float32 has room for such gradients.
+NO_WEIGHT = 2.0**-80
+
+
 class Window(tf.Module):
     """What was accumulated since the last update, on each replica.
 
@@ -22,6 +26,9 @@ class Window(tf.Module):
       denominator: global float scalar, the sum of their W.
       reached: int, per variable: how many of the batches have a gradient of it.
       sums: local, per variable: the sum of their gradients, each times its W.
+
+    A batch without weight counts as one of `NO_WEIGHT`: beside others nothing is left of
+    it, but if none has any, the regularisers of weights still make an update.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
@@ -43,14 +50,16 @@ class Window(tf.Module):
         """Adds the gradients of one batch, by the index of their variable."""
         present = {i: g for i, g in gradients.items() if g is not None}
         self._ever_reached.update(present)
+        weight = tf.cast(denominator, self.denominator.dtype)
+        weight = tf.where(weight == 0, tf.cast(NO_WEIGHT, weight.dtype), weight)
         for i, sparse_or_dense in present.items():
             gradient = tf.cast(
                 tf.convert_to_tensor(sparse_or_dense), self.sums[i].dtype
             )
-            self.sums[i].assign_add(gradient * tf.cast(denominator, gradient.dtype))
+            self.sums[i].assign_add(gradient * tf.cast(weight, gradient.dtype))
         counts = [int(i in present) for i in range(len(self.sums))]
         self.reached.assign_add(tf.constant(counts, tf.int64))
-        self.denominator.assign_add(tf.cast(denominator, self.denominator.dtype))
+        self.denominator.assign_add(weight)
         self.batches.assign_add(1)
 
     def shares(self) -> dict[int, tf.Tensor]:

@@ -686,3 +686,40 @@ def test_gradients_that_were_looked_at_elsewhere_do_not_count():
     optimizer = DistributedOptimizer(adam(), accumulation_steps=3, loss=loss)
     fitted(compiled(loss, optimizer), 13, 5)
     assert int(optimizer.iterations.numpy()) == 1
+
+
+@pytest.mark.parametrize("kind", ["none", "mirrored"])
+def test_a_window_of_no_weight_keeps_the_regularisers(kind):
+    """As one batch of no weight does; beside others it counts nothing."""
+    x = np.arange(24, dtype="float32").reshape(8, 3) / 10
+    none, some = np.zeros(4, "float32"), np.array([0, 1, 2, 0.5], "float32")
+
+    def build():
+        layer = keras.layers.Dense(1, kernel_regularizer="l2")
+        return keras.Sequential([keras.Input((3,)), layer])
+
+    def weights_after(model, **options):
+        data = {"x": x, "y": x[:, :1] ** 2, "shuffle": False, "verbose": 0}
+        model.fit(**data, **options)
+        return model.get_weights()
+
+    keras.utils.set_random_seed(3)
+    first = build().get_weights()
+    for weights in (np.r_[none, none], np.r_[none, some]):
+        plain = build()
+        plain.set_weights(first)
+        loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+        plain.compile(keras.optimizers.SGD(0.5), loss)
+        wanted = weights_after(plain, sample_weight=weights, batch_size=8)
+        assert np.abs(wanted[0] - first[0]).max() > 1e-3
+        with strategy_of(kind).scope():
+            model = build()
+            loss = distloss.DistributedLoss("mse", reduction="mean_with_sample_weight")
+            rule = keras.optimizers.SGD(0.5)
+            model.compile(
+                DistributedOptimizer(rule, accumulation_steps=2, loss=loss), loss
+            )
+        model.set_weights(first)
+        got = weights_after(model, sample_weight=weights, batch_size=4)
+        for now, then in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(now, then, 1e-5, 1e-6)

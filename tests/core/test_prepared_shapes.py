@@ -287,6 +287,37 @@ def test_added_losses_around_a_synchronised_normalization():
             )
 
 
+def test_losses_of_outputs_where_a_replica_has_known_no_rows():
+    """Eagerly Keras weighs them by rows, of which such a replica has none."""
+    dealt = [[4, 0], [1, 5]]  # rows of each replica, of two batches
+
+    def run(strategy, pieces):
+        keras.utils.set_random_seed(3)
+        with strategy.scope():
+            inputs = keras.Input((4,))
+            outputs = [layers.Dense(1, name=name)(inputs) for name in "ab"]
+            model = keras.Model(inputs, outputs)
+            model.compile("sgd", ["mse", "mae"], run_eagerly=True)
+        prepare(model)
+        ends = np.cumsum(pieces)
+        cuts = [slice(end - n, end) for end, n in zip(ends, pieces, strict=True)]
+        specs = tf.TensorSpec([None, 4]), (tf.TensorSpec([None, 1]),) * 2
+        data = tf.data.Dataset.from_generator(
+            lambda: ((X[cut], (Y[cut], -Y[cut])) for cut in cuts),
+            output_signature=specs,
+        )
+        if len(pieces) > len(dealt):
+            data = strategy.distribute_datasets_from_function(lambda _: data)
+        fitted = model.fit(data, shuffle=False, verbose=0).history
+        return {**fitted, "evaluated": model.evaluate(data, verbose=0)}
+
+    wanted = run(strategy_of("none"), [sum(rows) for rows in dealt])
+    found = run(strategy_of("mirrored", 2), [n for rows in dealt for n in rows])
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, 1e-5, err_msg=name)
+
+
 def test_a_synchronised_normalization_of_masked_elements():
     """Keras takes the statistics of one replica as soon as there is a mask."""
     x = np.repeat(X[:, np.newaxis], 3, 1) * [[1], [2], [-1]]

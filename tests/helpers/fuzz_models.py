@@ -268,7 +268,10 @@ def _draw_rare(draw, given):
         # the loss of no weight, which is 0.
         given["overflow"] = draw.chance(0.3) and given.get("masked") != "all"
     of_numbers = [head.loss != "classes" for head in given["heads"]]
-    if given["dealt"] == "static" and of_numbers == [True] and draw.chance(0.4):
+    # Plain Keras takes no number where predictions have a mask.
+    is_masked = "masked" in given and given["heads"][0].shape == "tokens"
+    is_possible = given["dealt"] == "static" and of_numbers == [True] and not is_masked
+    if is_possible and draw.chance(0.4):
         given["metrics"] = "scalar"
     case = Case(**given)
     return _accumulated(draw, case) if draw.chance(0.08) else case
@@ -798,6 +801,8 @@ def _differences(case, got, wanted):
         return
     pairs = zip(steps, wanted.steps, strict=True)
     for index, ((weights, logs), (wanted_weights, wanted_logs)) in enumerate(pairs, 1):
+        if case.huge and not all(np.isfinite(w).all() for w in wanted_weights):
+            return  # float16 has no room for the rows of one device: nothing is known
         yield from _weight_differences(
             index, tolerance, weights, wanted_weights, wanted
         )
