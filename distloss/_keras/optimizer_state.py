@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from distloss._keras.private_names import of_optimizers as names
 from distloss._keras.private_names.private_name import check
+from distloss._keras.variables import is_of_keras
 
 # What wrapping an optimizer asks for, and what is put in its place.
 _OF_ALL = (
@@ -66,7 +67,7 @@ def indices_of(optimizer: Any, variables: Sequence[Any]) -> list[int]:
 
 def check_was_built_for(optimizer: Any, variables: Sequence[Any]) -> None:
     """Raises the ValueError of Keras where the optimizer does not know a variable."""
-    names.CHECK_KNOWN.of(optimizer)(variables)
+    names.CHECK_KNOWN.of(rule_of(optimizer))(variables)
 
 
 def check_has_any(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
@@ -101,7 +102,7 @@ def copy_of(optimizer: Any) -> dict[str, Any]:
         for name, value in vars(optimizer).items()
     }
     variables = state[names.VARIABLES.name]
-    tracker = names.TRACKER_CLASS.found()({"variables": (_is_variable, variables)})
+    tracker = names.TRACKER_CLASS.found()({"variables": (is_of_keras, variables)})
     tracker.stored_ids["variables"].update(map(id, variables))
     state[names.TRACKER.name] = tracker
     return state
@@ -115,8 +116,3 @@ def give(optimizer: Any, state: dict[str, Any]) -> None:
     vars(optimizer).update(state)
     track = names.TRACK_FOR_CHECKPOINTS.of(optimizer)
     track(names.VARIABLES.of(optimizer), name=names.VARIABLES.name, overwrite=True)
-
-
-def _is_variable(value: Any) -> bool:
-    # Of which keras.Variable of older Keras is a subclass.
-    return isinstance(value, names.VARIABLE_CLASS.found())

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from distloss._keras.optimizer_state import indices_of, variables_of
 from distloss._keras.private_names.of_others import CONTAINER
+from distloss._keras.variables import in_tensorflow
 
 # What gets an optimizer, a gradient and the variable that it is about to change.
 Watcher = Callable[[Any, Any, Any], None]
@@ -73,7 +74,7 @@ def _watched(rule: Any, watcher: Watcher, inside: Any) -> Any:
 
 def whole_of(variable: Any) -> Any:
     """The variable of all replicas of which `variable` is one replica's, or itself."""
-    inner = variable.value if isinstance(variable, keras.Variable) else variable
+    inner = in_tensorflow(variable)
     for part in (inner, getattr(inner, "handle", None)):  # which has it, differs
         container = getattr(part, CONTAINER.name, None)  # none of one device
         whole = container() if callable(container) else None

@@ -11,7 +11,6 @@ from distloss._formula import reduce
 from distloss._keras.versions import per_replica_variable
 from distloss._types import Gradient
 
-
 # A power of two, so that nothing is rounded; float32 has room for such gradients.
 NO_WEIGHT = 2.0**-80
 
@@ -27,8 +26,8 @@ class Window(tf.Module):
       reached: int, per variable: how many of the batches have a gradient of it.
       sums: local, per variable: the sum of their gradients, each times its W.
 
-    A batch without weight counts as one of `NO_WEIGHT`: beside others nothing is left of
-    it, but if none has any, the regularisers of weights still make an update.
+    A batch without weight counts as one of `NO_WEIGHT`: beside others nothing is left
+    of it, but where none has any, regularisers of weights still make an update.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:

@@ -211,7 +211,8 @@ def test_keras_keeps_what_a_model_was_compiled_with():
     assert (other._user_loss, other._user_loss_weights) == (["mae"], [2.0])
     assert other.output_names == loss.output_names
     assert type(other) is type(loss)
-    assert model._compile_config.config["optimizer"] is model.optimizer
+    # older Keras notes it as it was given
+    assert model._compile_config.config["optimizer"] in (model.optimizer, "sgd")
     assert strategy_given_to(model) is None
     assert takes_training(model)
     assert model.optimizer._distribution_strategy is tf.distribute.get_strategy()
@@ -392,7 +393,8 @@ def test_update_rules_are_called_with_the_variable_of_each_replica():
     assert len(update_rules.parts_of(weight)) == 2
     strategy.run(step)  # which nobody watches
     assert len(seen) == 2
-    assert weight.numpy().tolist() == [1.0]
+    summed = 2 if versions.OPTIMIZERS_SUM else 1
+    assert weight.numpy().tolist() == [3.0 - 2 * 0.5 * summed]
 
 
 def test_one_replica_of_a_strategy_can_be_alone():

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from distloss._keras.variables import is_of_keras
+
 
 def attributes_of(thing: Any) -> list[Any]:
     """`thing` and what it holds, one level of lists and dictionaries deep."""
@@ -34,7 +36,7 @@ def variables_of(thing: Any) -> list[Any]:
             one
         ):
             found += _own_variables(one)
-        elif isinstance(one, keras.Variable | tf.Variable):
+        elif isinstance(one, tf.Variable) or is_of_keras(one):
             found.append(one)
     return found
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from distloss._audit.child.contract import leaves_of
 from distloss._errors import AuditError
+from distloss._keras.variables import is_of_keras
 
 
 class Loop:
@@ -137,7 +138,7 @@ def _rows(parts: Sequence[Any]) -> int | None:
     total = 0
     for part in parts:
         is_array = tf.is_tensor(part) or hasattr(part, "__array__")
-        if not is_array or isinstance(part, (tf.Variable, keras.Variable)):
+        if not is_array or isinstance(part, tf.Variable) or is_of_keras(part):
             return None
         if tf.is_tensor(part) and tf.is_symbolic_tensor(part):
             raise AuditError(

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from distloss._audit.child.patches import replaced
 from distloss._audit.child.places import Place, is_of_user, place_of
+from distloss._keras.variables import is_of_keras
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _is_given_rows(frame: Any) -> bool:
 
 
 def _has_rows(value: Any) -> bool:
-    is_variable = isinstance(value, (tf.Variable, keras.Variable))
+    is_variable = isinstance(value, tf.Variable) or is_of_keras(value)
     is_array = tf.is_tensor(value) or hasattr(value, "__array__")
     return is_array and not is_variable and bool(getattr(value, "shape", ()))
 

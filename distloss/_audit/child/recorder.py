@@ -8,19 +8,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from distloss._audit.child.slices import Slices
 from distloss._keras.private_names.of_audit import BASE_OPTIMIZER
+from distloss._keras.variables import in_tensorflow
 
 MOST_TAPES = 16  # of one step, of which the loss is kept
 
 
 def components(variable: Any) -> list[tf.Variable]:
     """The variable of each replica that `variable` consists of."""
-    inner = variable.value if isinstance(variable, keras.Variable) else variable
+    inner = in_tensorflow(variable)
     return list(getattr(inner, "values", None) or [inner])
 
 
@@ -148,7 +148,7 @@ class Recorder:
 
     def _component(self, variable: Any) -> Any:
         """The watched variable of this replica that `variable` is, or None."""
-        inner = variable.value if isinstance(variable, keras.Variable) else variable
+        inner = in_tensorflow(variable)
         if id(inner) not in self._cells and hasattr(inner, "_get"):
             inner = inner._get()  # this replica's own, in replica context
         return inner if id(inner) in self._cells else None
