@@ -4,6 +4,7 @@ import faulthandler
 import functools
 import gc
 import os
+import subprocess
 
 import fast
 import forked as forks
@@ -88,6 +89,11 @@ def clean_keras():
     gc.freeze()
     # of losses that outlive their test, and of which gradients were taken eagerly
     denominators._thread.recorded.clear()
+
+
+@pytest.fixture(autouse=fast.FAST)
+def no_process(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", fast.refuse)
 
 
 @pytest.fixture

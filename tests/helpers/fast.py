@@ -24,3 +24,8 @@ def chosen(items):
         if function and not is_slow and not starts_processes(item):
             first.setdefault(function, item)
     return list(first.values())
+
+
+def refuse(command, *_, **__):
+    """In the place of a process: what starts one is not among them."""
+    raise AssertionError(f"Expected no process. Got {command}. Mark the test as slow.")
