@@ -41,9 +41,9 @@ def said_of(run):
     return {**found, "printed": said.getvalue()}
 
 
-def prepared(**options):
+def prepared():
     model = problem.dense(problem.OPTIMIZERS["Adam"](), "mse")
-    return distloss.prepare(model, replicas=REPLICAS, **options)
+    return distloss.prepare(model, replicas=REPLICAS)
 
 
 def fit(model, data, **options):
@@ -59,9 +59,7 @@ def right():
     return {
         "uneven": fit(prepared(), mine(UNEVEN)),
         "empty": fit(prepared(), mine(EMPTY)),
-        "in parts": fit(prepared(microbatches=2), mine(UNEVEN)),
         "three rows at a time": fit(prepared(), mine(UNEVEN), rows=3),
-        "a later step": fit(prepared(), mine(EVEN, UNEVEN), first=2),
         "summing tape": loop(hvd.Sum, share=shared(REPLICAS)),
         "averaging tape": loop(hvd.Average, share=shared(AVERAGED)),
         "asks for the size": loop(hvd.Sum, spans=EVEN, share=mean_of_all),
