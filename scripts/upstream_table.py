@@ -31,9 +31,10 @@ Ended = int | str  # WRONG, RIGHT, or in words why the script could not say so
 VERSIONS = """
 import importlib.metadata as of, importlib.util, json, pathlib
 versions = {}
-for name in ("tensorflow", "keras", "tf-keras", "horovod"):
+nightly = {"keras-nightly": "keras", "tf-nightly": "tensorflow"}
+for name in (*nightly, "tensorflow", "keras", "tf-keras", "horovod"):
     try:
-        versions[name] = of.version(name)
+        versions[nightly.get(name, name)] = of.version(name)
     except of.PackageNotFoundError:
         pass
 place = importlib.util.find_spec("horovod")
@@ -178,7 +179,7 @@ def main() -> None:
     add = parser.add_argument
     add("--python", nargs="+", default=[sys.executable], help="interpreters")
     add("--only", nargs="+", metavar="NAME", help="of scripts; default: all")
-    add("--timeout", type=int, default=120, metavar="SECONDS", help="for a script")
+    add("--timeout", type=int, default=300, metavar="SECONDS", help="for a script")
     add("--table", action="store_true", help="only writes the table")
     options = parser.parse_args()
     seen = kept()

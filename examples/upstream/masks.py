@@ -26,7 +26,7 @@ def weight_after_one_step(strategy):
         layers = [keras.Input([5, 1]), keras.layers.Masking(), layer]
         model = keras.Sequential(layers)
         model.compile(keras.optimizers.SGD(1.0), "mse")
-    model.fit(X, Y, batch_size=2, verbose=0)
+    model.fit(X, Y, batch_size=2, shuffle=False, verbose=0)
     return float(layer.trainable_variables[0].numpy()[0, 0])
 
 

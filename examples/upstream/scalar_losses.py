@@ -28,7 +28,7 @@ def weight_after_one_step(strategy):
         model = keras.Sequential([keras.Input([1]), layer])
         model.compile(keras.optimizers.SGD(1.0), mean_of_all)
     x = np.arange(8.0).reshape([8, 1])
-    model.fit(x, np.ones([8, 1]), batch_size=8, verbose=0)
+    model.fit(x, np.ones([8, 1]), batch_size=8, shuffle=False, verbose=0)
     return float(layer.trainable_variables[0].numpy()[0, 0])
 
 

@@ -25,7 +25,7 @@ def weight_after_one_step(strategy):
         model = keras.Sequential([keras.Input([1]), layer])
         loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
         model.compile(keras.optimizers.SGD(1.0), loss)
-    model.fit(X, Y, batch_size=2, sample_weight=WEIGHT, verbose=0)
+    model.fit(X, Y, batch_size=2, sample_weight=WEIGHT, shuffle=False, verbose=0)
     return float(layer.trainable_variables[0].numpy()[0, 0])
 
 
