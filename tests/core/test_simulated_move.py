@@ -14,7 +14,6 @@ import tf_keras
 from conftest import strategy_of
 from tensorflow.python.autograph.core import ag_ctx
 from test_private_names import HERE, NEEDED, each
-from test_step_check import built, fitted, mean_of_rows
 
 import distloss
 from distloss._audit.child import instruments
@@ -28,7 +27,6 @@ from distloss._keras import (
     tensors,
     tf_keras_own_steps,
     train_functions,
-    update_rules,
 )
 from distloss._keras import tf_keras as of_tf_keras
 from distloss._keras.private_names import (
@@ -416,18 +414,6 @@ def test_an_optimizer_of_horovod_is_known_by_its_module_too(monkeypatch):
     of_horovod = type("SGD", (), {"__module__": "horovod._keras"})()
     assert horovod_calls.has_wrapped(of_horovod)
     assert not horovod_calls.has_wrapped(keras.optimizers.SGD())
-
-
-def test_variables_that_are_not_known_to_be_copies_change_no_verdict(monkeypatch):
-    """Each is then named once for each replica."""
-    elsewhere = dataclasses.replace(of_others.CONTAINER, name="_elsewhere")
-    monkeypatch.setattr(update_rules, "CONTAINER", elsewhere)
-    check = distloss.callbacks.StepCheck(on_failure="warn")
-    with pytest.warns(UserWarning, match="sum-of-means"):
-        fitted(built(mean_of_rows), check)
-    (report,) = check.reports
-    assert report.causes == ("sum-of-means",)
-    assert len({*report.variables}) == 4
 
 
 def regularized():
