@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import zlib
 from collections.abc import Iterator
 
@@ -92,7 +93,8 @@ def ended(code: int, output: str, errors: str) -> Ended:
     said = re.search(r"^expected .*^got ", output, re.MULTILINE | re.DOTALL)
     if said and code in (WRONG, RIGHT):
         return code
-    return (errors.strip().splitlines() or [f"exit code {code}"])[-1]
+    last = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
+    return textwrap.shorten(last, 100, placeholder=" ...")
 
 
 def news(script: pathlib.Path, of: str, end: Ended) -> str:
