@@ -8,12 +8,18 @@ https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.py
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from distloss._keras.private_names.of_others import (
+    BASICS,
+    BASICS_OF_SETS,
+    LIBRARY,
+    LIBRARY_OF_NUMBERS,
+)
+from distloss._keras.private_names.private_name import PrivateName
 from distloss.replicas.horovod_calls import horovod, processes
 
 
@@ -23,30 +29,29 @@ def horovod_of_one(is_alone: Callable[[], bool]) -> Iterator[None]:
     if processes() == 1:
         yield
         return
-    operations = horovod().mpi_ops
-    numbers, process_sets = operations._basics, sys.modules[_SETS]
+    horovod()  # raises where it is not there
     with (
-        _exchanged(operations, "MPI_LIB", _OPERATIONS, is_alone),
-        _exchanged(numbers, "MPI_LIB_CTYPES", _NUMBERS, is_alone),
+        _exchanged(LIBRARY, LIBRARY.owners(), _OPERATIONS, is_alone),
+        _exchanged(LIBRARY_OF_NUMBERS, BASICS.found(), _NUMBERS, is_alone),
         # By its own method: that of the library also tells how long a list of ranks is.
-        _exchanged(process_sets, "_basics", _OF_SETS, is_alone),
+        _exchanged(BASICS_OF_SETS, BASICS_OF_SETS.owners(), _OF_SETS, is_alone),
     ):
         yield
 
 
 @contextlib.contextmanager
 def _exchanged(
+    name: PrivateName,
     owner: Any,
-    name: str,
     stand_ins: dict[str, Callable[..., Any]],
     is_alone: Callable[[], bool],
 ) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, _Either(before, stand_ins, is_alone))
+    before = name.of(owner)
+    name.put(owner, _Either(before, stand_ins, is_alone))
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        name.put(owner, before)
 
 
 class _Either:
@@ -123,4 +128,3 @@ _OF_SETS: dict[str, Callable[..., int]] = {
     "_process_set_size": lambda _set_id: 1,
     "_process_set_rank": lambda _set_id: 0,
 }
-_SETS = "horovod.common.process_sets"

@@ -40,7 +40,7 @@ from distloss._keras.private_names import (
 from distloss._keras.private_names.examples import example_of
 from distloss._keras.private_names.groups import KERAS
 from distloss._keras.private_names.private_name import PrivateName
-from distloss.replicas import horovod_calls
+from distloss.replicas import horovod_alone, horovod_calls
 
 X, Y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
 of_losses = of_layers_and_losses
@@ -166,6 +166,11 @@ def process_set():
     horovod_calls.process_set_of((0,))
 
 
+def alone():
+    with horovod_alone.horovod_of_one(lambda: False):
+        pass
+
+
 def collective():
     horovod_calls._among(0)
 
@@ -215,6 +220,9 @@ USES = {
     of_others.BASICS: process_set,
     of_others.PROCESS_SETS: process_set,
     of_others.PROCESS_SET: collective,
+    of_others.LIBRARY: alone,
+    of_others.LIBRARY_OF_NUMBERS: alone,
+    of_others.BASICS_OF_SETS: alone,
 }
 
 
@@ -229,6 +237,13 @@ def use_of(name):
     return prepared if name.group.package is KERAS else prepared_tf_keras
 
 
+def pretend_horovod(monkeypatch):
+    """Horovod of two processes, which is not started."""
+    for module in (horovod_alone, horovod_calls):
+        monkeypatch.setattr(module, "horovod", lambda: None)
+    monkeypatch.setattr(horovod_alone, "processes", lambda: 2)
+
+
 def hide(monkeypatch, hidden):
     """A release that has `hidden` elsewhere: it works, and we do not find it."""
     of = PrivateName.of
@@ -241,7 +256,7 @@ def hide(monkeypatch, hidden):
 
 @each(NEEDED)
 def test_a_release_without_a_name_is_told_where_it_is_used(monkeypatch, name):
-    monkeypatch.setattr(horovod_calls, "horovod", lambda: None)  # which is not started
+    pretend_horovod(monkeypatch)
     hide(monkeypatch, name)
     with pytest.raises(BackendError) as raised:
         use_of(name)()
@@ -259,7 +274,7 @@ def test_a_release_without_a_name_is_told_where_it_is_used(monkeypatch, name):
 )
 def test_a_use_is_right_as_long_as_nothing_is_hidden(monkeypatch, use):
     pytest.importorskip("horovod.tensorflow")
-    monkeypatch.setattr(horovod_calls, "horovod", lambda: None)
+    pretend_horovod(monkeypatch)
     use()
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distloss._keras.private_names import of_models
+from distloss._keras.private_names import of_models, of_others
 
 _ROWS = np.ones((2, 1), "float32")
 
@@ -113,6 +113,7 @@ _MAKE: dict[str, Callable[[], Any]] = {
     ),
     "tf_keras.optimizers.Optimizer": lambda: _tf_keras().optimizers.SGD(),
     "tensorflow.Tensor": _masked,
+    "horovod.common.basics.HorovodBasics": of_others.BASICS.found,
     "tensorflow.python.distribute.values.PerReplicaSpec": _spec,
     "tensorflow.Variable": _mirrored,
 }

@@ -30,5 +30,8 @@ OF_TENSORFLOW = Group(
 OF_HOROVOD = Group(
     "process sets", HOROVOD, "let all processes share a batch: process_set=None"
 )
+OF_HOROVOD_ALONE = Group(
+    "a step alone", HOROVOD, "leave out distloss.callbacks.StepCheck"
+)
 AUDIT = Group("audit", KERAS, _WHILE_IT_TRAINS)
 AUDIT_OF_TF_KERAS = Group("audit", TF_KERAS, _WHILE_IT_TRAINS)

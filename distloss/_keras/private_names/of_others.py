@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distloss._keras.private_names.groups import (
     OF_HOROVOD,
+    OF_HOROVOD_ALONE,
     OF_TENSORFLOW,
     OF_TF_KERAS,
 )
@@ -251,4 +252,18 @@ ALLREDUCE_GRADS = PrivateName(
     _SETS,
     is_of_instances=True,
     is_optional=True,
+)
+
+_ALONE = "compute a step on one process alone"
+LIBRARY = PrivateName(OF_HOROVOD_ALONE, _OPERATIONS, "MPI_LIB", _ALONE, _SETS)
+LIBRARY_OF_NUMBERS = PrivateName(
+    OF_HOROVOD_ALONE,
+    "horovod.common.basics.HorovodBasics",
+    "MPI_LIB_CTYPES",
+    _ALONE,
+    _SETS,
+    is_of_instances=True,
+)
+BASICS_OF_SETS = PrivateName(
+    OF_HOROVOD_ALONE, "horovod.common.process_sets", "_basics", _ALONE, _SETS
 )
