@@ -25,6 +25,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "upstream"
 README, SEEN = FOLDER / "README.md", FOLDER / "seen.json"
 BEGIN, END = "<!-- table: scripts/upstream_table.py -->", "<!-- end of table -->"
 
+PROJECTS = {"horovod": "Horovod", "tensorflow": "TensorFlow"}  # by how names begin
 WRONG, RIGHT = 1, 0
 Ended = int | str  # WRONG, RIGHT, or in words why the script could not say so
 
@@ -152,7 +153,7 @@ def row(script: pathlib.Path, seen: dict[str, Ended]) -> str:
         cells[why if why in cells else ""].append(
             of if why in cells else f"{of}: {why}"
         )
-    project = "Horovod" if is_of_horovod(script) else "Keras"
+    project = PROJECTS.get(script.stem.partition("_")[0], "Keras")
     name = f"[{script.stem}]({script.name})"
     lists = ["<br>".join(cell).replace("|", "\\|") for cell in cells.values()]
     return f"| {' | '.join([name, project, defect(script), *lists])} |"
