@@ -66,7 +66,7 @@ def check_names_of(model: Any) -> None:
     Raises:
       BackendError: its Keras lacks something, of which it says what.
     """
-    if _is_keras_3(model):
+    if is_keras_3(model):
         check(*_OF_STEPS, holder=model)
         return
     check(*_OF_STEPS_OF_TF_KERAS, holder=model)
@@ -81,13 +81,14 @@ def _check_masks_of_tf_keras() -> None:
         tf_keras.MASK.check(layer(tf.zeros((1, 1, 1))))
 
 
-def _is_keras_3(model: Any) -> bool:
+def is_keras_3(model: Any) -> bool:
+    """Whether a model, or a layer, is one of Keras 3, and not of tf-keras."""
     # A layer that trains is none of keras.Model: Keras' own tests have such.
     return isinstance(model, keras.Layer)
 
 
 def _of(model: Any, of_keras_3: PrivateName, of_tf_keras: PrivateName) -> Any:
-    return (of_keras_3 if _is_keras_3(model) else of_tf_keras).of(model)
+    return (of_keras_3 if is_keras_3(model) else of_tf_keras).of(model)
 
 
 def losses_given_to(model: Any) -> list[Any]:
@@ -103,7 +104,7 @@ def loss_container(model: Any) -> Any:
 
 def _losses_in(model: Any, container: Any) -> Any:
     """The losses as they were given to `compile`."""
-    if not _is_keras_3(model):
+    if not is_keras_3(model):
         return None if container is None else tf_keras.USER_LOSSES.of(container)
     if isinstance(container, losses.COMPILE_LOSS_CLASS.found()):
         return losses.USER_LOSS.of(container)
@@ -124,7 +125,7 @@ def with_losses(model: Any, wrap: Callable[[Any], Any]) -> Any:
     if keras.tree.flatten(wrapped) == keras.tree.flatten(given):
         return container
     # No public name makes one; both Kerases call it in the same way.
-    if _is_keras_3(model):
+    if is_keras_3(model):
         names_from, weights = container, losses.USER_LOSS_WEIGHTS.of(container)
     else:
         names_from = model
@@ -134,15 +135,13 @@ def with_losses(model: Any, wrap: Callable[[Any], Any]) -> Any:
 
 def hold_losses(model: Any, container: Any) -> None:
     """Lets `container` compute the loss of `model`."""
-    name = names.COMPILE_LOSS if _is_keras_3(model) else tf_keras.COMPILED_LOSS
+    name = names.COMPILE_LOSS if is_keras_3(model) else tf_keras.COMPILED_LOSS
     name.put(model, container)
 
 
 def is_compiled(model: Any) -> bool:
     """Whether `compile` was called."""
-    return bool(
-        model.compiled if _is_keras_3(model) else tf_keras.IS_COMPILED.of(model)
-    )
+    return bool(model.compiled if is_keras_3(model) else tf_keras.IS_COMPILED.of(model))
 
 
 def strategy_given_to(model: Any) -> tf.distribute.Strategy | None:
@@ -152,8 +151,7 @@ def strategy_given_to(model: Any) -> tf.distribute.Strategy | None:
 
 def layers_of(model: Any) -> list[Any]:
     """`model`, its layers, and theirs, each once."""
-    is_keras_3 = isinstance(model, keras.Layer)
-    name = losses.FLATTEN_LAYERS if is_keras_3 else tf_keras.LAYERS_IN
+    name = losses.FLATTEN_LAYERS if is_keras_3(model) else tf_keras.LAYERS_IN
     return list(name.of(model)())
 
 

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ArgumentError
+from distloss._keras.compiled_model import is_keras_3
 from distloss._keras.private_names.of_models import METRICS_RESULT_OR_LOGS
 from distloss._keras.private_names.of_others import METRICS_RESULT
 from distloss._keras.private_names.private_name import PrivateName
@@ -50,13 +51,12 @@ def report_global_metrics(
     # Each Keras calls this once per epoch and evaluation, for what it will report.
     # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/trainers/trainer.py
     # https://github.com/keras-team/tf-keras/blob/v2.21.0/tf_keras/src/engine/training.py
-    is_keras_3 = isinstance(model, keras.Model)
-    name = METRICS_RESULT_OR_LOGS if is_keras_3 else METRICS_RESULT
+    name = METRICS_RESULT_OR_LOGS if is_keras_3(model) else METRICS_RESULT
     hooked = vars(model).get(name.name)
     if told is None and isinstance(hooked, Hook):
         told = hooked.args[-1]  # of a prepared model, to which a callback comes as well
     name.put(model, Hook(_global_results_or_logs, model, replicas, name, told))
-    if is_keras_3 and not replicas.keras_sums_metrics:
+    if is_keras_3(model) and not replicas.keras_sums_metrics:
         model.fit = Hook(_fit, model)
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from distloss.replicas.horovod import HorovodReplicas
 from distloss.replicas.horovod_calls import join
 from distloss.replicas.horovod_calls import processes as horovod_processes
-from distloss.replicas.strategy import current_strategy
+from distloss.replicas.strategy import current_strategy, has_several_workers
 
 Array = Any  # of NumPy
 # Of what is sent: of all integers, the ones that NCCL can gather as well.
@@ -155,13 +155,6 @@ def _gathering(strategy: tf.distribute.Strategy) -> Any:
 
     signature = [tf.TensorSpec([None], tf.int32)]
     return tf.function(gathered, autograph=False, input_signature=signature)
-
-
-def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether some replicas of a strategy are in other processes."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return False
-    return len(strategy.extended.worker_devices) < strategy.num_replicas_in_sync
 
 
 def processes_of(

@@ -62,7 +62,7 @@ class StrategyReplicas(Replicas):
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
         with _meeting_others():
-            if _has_several_workers():
+            if has_several_workers(tf.distribute.get_strategy()):
                 return self._sum_of_the_same(tf.identity(local), name, context)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
 
@@ -173,7 +173,7 @@ class StrategyReplicas(Replicas):
     @property
     def is_in_one_process(self) -> bool:
         """As the base class says."""
-        return not _has_several_workers()
+        return not has_several_workers(tf.distribute.get_strategy())
 
     def described(self, index: int) -> str:
         """With its device, where that is in this process."""
@@ -278,12 +278,11 @@ def _devices() -> tuple[str, ...]:
     return tf.distribute.get_strategy().extended.worker_devices
 
 
-def _has_several_workers() -> bool:
-    strategy = tf.distribute.get_strategy()
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.extended._in_multi_worker_mode()
-    )
+def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether some replicas of a strategy are in other processes."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    return len(strategy.extended.worker_devices) < strategy.num_replicas_in_sync
 
 
 def current_strategy() -> tf.distribute.Strategy | None:
