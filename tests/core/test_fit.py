@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import KERAS, REDUCTIONS, of_this_keras, since_keras
+from cases import KERAS, REDUCTIONS, comparable, of_this_keras, since_keras
 from conftest import strategy_of
 
 import distloss
@@ -92,10 +92,10 @@ def trained(model, sample_weight=WEIGHT, y=LABELS, epochs=2):
     """Weights, the loss of each epoch, and what evaluate reports."""
     options = {"sample_weight": sample_weight, "verbose": 0}
     history = model.fit(X, y, BATCH, epochs=epochs, shuffle=False, **options)
-    report = model.evaluate(X, y, BATCH, **options)
+    report = model.evaluate(X, y, BATCH, return_dict=True, **options)
     weights = [weight.numpy() for weight in model.trainable_variables]
-    losses = np.concatenate([*history.history.values(), np.atleast_1d(report)])
-    return weights, losses
+    losses = [*comparable(history.history).values(), [*comparable(report).values()]]
+    return weights, np.concatenate(losses)
 
 
 def assert_same(got, wanted, tolerance=1e-5):

@@ -71,7 +71,8 @@ RULES = {
     "RMSprop": lambda: optimizers.RMSprop(0.01, momentum=0.9, centered=True),
     "ScheduleFreeAdamW": lambda: optimizers.ScheduleFreeAdamW(0.01),
 }
-NEW = {"Lamb": (3, 5), "Muon": (3, 10)}
+# Muon of 3.10 to 3.12 asks variables of TensorFlow for a path, which they lack
+NEW = {"Lamb": (3, 5), "Muon": (3, 13)}
 NEW |= {"MultiOptimizer": (3, 15), "ScheduleFreeAdamW": (3, 14)}
 for name, release in NEW.items():
     if release > KERAS:

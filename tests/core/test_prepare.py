@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import KERAS, since_keras
+from cases import KERAS, comparable, since_keras
 from conftest import strategy_of
 from dense_gradients import given_dense
 from keras import layers, optimizers
@@ -74,7 +74,8 @@ def trained(model):
     """Weights; each number that fit and evaluate report, by name."""
     history = model.fit(dataset(), epochs=2, shuffle=False, verbose=0).history
     report = model.evaluate(dataset(), verbose=0, return_dict=True)
-    return model.get_weights(), {**history, **{f"val_{k}": report[k] for k in report}}
+    reports = {**history, **{f"val_{k}": report[k] for k in report}}
+    return model.get_weights(), comparable(reports)
 
 
 def assert_same(got, wanted):
