@@ -24,9 +24,9 @@ model.compile(keras.optimizers.SGD(0.0), ["mse", "mse"])
 # batches of 8, 8, 8 and 5 rows
 shown = model.fit(X, [0 * X, 0 * X], batch_size=8, shuffle=False, verbose=0).history
 
-expected, got = (X**2).mean(), shown["one_loss"][0]
+expected, got = (X**2).mean(), shown.get("one_loss", [np.nan])[0]  # not by Keras 3.3
 print(
     f"expected {expected:.4f} for each output: half of the loss, {shown['loss'][0]:.4f}"
 )
 print(f"got      {got:.4f}")
-sys.exit(abs(got - expected) > 1e-4)
+sys.exit(bool(abs(got - expected) > 1e-4))
