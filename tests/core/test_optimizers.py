@@ -77,6 +77,8 @@ NEW |= {"MultiOptimizer": (3, 15), "ScheduleFreeAdamW": (3, 14)}
 for name, release in NEW.items():
     if release > KERAS:
         del RULES[name]
+if KERAS[:2] == (3, 7):  # overwrites in a branch, in which replicas cannot meet
+    del RULES["ema_overwrite"]
 SPARSE = ("global_clipnorm", "momentum", "Adam")  # these have an embedding as well
 LINEAR = ("SGD", "clipnorm", "clipvalue", "global_clipnorm", "momentum", "schedule")
 ON_FOUR = (*LINEAR, "use_ema", "ema_overwrite", "Adagrad", "Adam", "AdamW", "Lion")

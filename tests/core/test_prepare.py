@@ -335,6 +335,9 @@ def test_state_of_the_optimizer_is_kept():
 
 
 @since_keras(3, 5)
+@pytest.mark.skipif(
+    KERAS[:2] == (3, 7), reason="Keras 3.7 makes no Dropout under a strategy"
+)
 def test_layers_with_state_and_mixed_precision_in_parts(four):
     """Replicas stay the same, and an empty shard makes no NaN."""
     with four.scope():
