@@ -65,7 +65,7 @@ class Observer:
         plural = "s" * (count > 1)
         self._children.progress(f"{probe.name} on {count} replica{plural}")
         try:
-            seen = _observation(self._asked(count, probe))
+            seen = _observation(self._asked(count, probe), probe)
         except ChildError as error:
             if error.error is None:  # it is gone, or hangs
                 self._children.failed[count] = str(error)
@@ -319,19 +319,21 @@ def _facts_of(traced: dict[str, Any], rows: int) -> StepFacts:
     )
 
 
-def _observation(answers: list[dict[str, Any]]) -> Observation:
+def _observation(answers: list[dict[str, Any]], probe: Probe) -> Observation:
     """One of what one process, or each rank, says."""
     gradients = [np.load(answer["path"]) for answer in answers]
     spread = max(answer["spread"] for answer in answers)
     size = norm(gradients[0])
+    # The change of weights is no more exact than they are.
+    noise = 2.0**-20 * answers[0]["size"] * (probe.observe == "weights")
     for gradient in gradients[1:]:
-        apart = norm(gradient - gradients[0])
+        apart = norm(gradient - gradients[0]) - noise
         if not np.array_equal(gradient, gradients[0], equal_nan=True):
             spread = max(spread, apart / max(size, norm(gradient)))
     for answer in answers:
         pathlib.Path(answer["path"]).unlink()
     return Observation(
-        gradients[0],
+        sum(gradients) if probe.observe == "tape" else gradients[0],
         float(np.nan_to_num(spread, nan=np.inf)),
         tuple(sorted({s for answer in answers for s in answer["sources"]})),
         tuple(value for answer in answers for value in answer["loss"]),

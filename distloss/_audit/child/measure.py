@@ -218,14 +218,19 @@ class StepUnderTest:
         return shared_variables(self._built.model, is_keras=self._built.is_keras)
 
     def calibrate(self) -> None:
-        """Lets the frozen BatchNormalization hold the statistics of this batch."""
+        """Lets the frozen BatchNormalization hold the statistics of this batch.
+
+        In a step of the user's own it keeps those that it has, since nobody else knows
+        how the model in there is called. These, too, are the same on all replicas.
+        """
+        if not self._built.is_keras:
+            return
         model, ablation = self._built.model, self._instruments.ablation
         before = self._state_now()
         ablation.batch_norm = "calibrating"
         with self._instruments.active(), self._devices.scope():
-            if self._built.is_keras:
-                x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
-                model(x, training=True)
+            x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
+            model(x, training=True)
         ablation.batch_norm = "frozen"
         moving = {
             id(c)

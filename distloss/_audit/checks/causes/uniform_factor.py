@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from distloss._audit.checks.cause import Cause, divided_by_all
+import dataclasses
+
+from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.check import Check
+from distloss._audit.checks.compare import norm
 from distloss._audit.checks.comparison import Comparison, Deviation
 
 SUM_OF_MEANS = Cause(
@@ -11,6 +14,17 @@ SUM_OF_MEANS = Cause(
     "The gradient is N times too large: each replica computes a mean and the optimizer "
     "adds them up; nobody divides by the number of replicas.",
     divided_by_all("A loss that returns a scalar is not divided by Keras 3. "),
+    cases={
+        "afterwards": (
+            "The gradients of the replicas add up to that of the batch, and the update "
+            "is N times what it makes: they are summed twice, or a learning rate is "
+            "multiplied by N.",
+            Remedy(
+                "Sum over replicas once, and leave the learning rate as it is: the "
+                "batch of all replicas is the same."
+            ),
+        )
+    },
 )
 
 DIVIDED_TWICE = Cause(
@@ -42,7 +56,9 @@ def of_scale(comparison: Comparison, deviation: Deviation) -> Cause | None:
     return next((c for f, c in factors.items() if is_near(difference.scale, f)), None)
 
 
-def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -> bool:
+def named_by_scale(
+    comparison: Comparison, deviation: Deviation, cause: Cause, case: str = ""
+) -> bool:
     """Notes `cause`, of which the scale is the evidence."""
     difference = deviation.difference
     evidence = (
@@ -50,8 +66,18 @@ def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -
         f"{difference.residual:.1g} on {comparison.replicas} replicas, the same for "
         "all variables"
     )
-    comparison.find(cause, difference, evidence, term=deviation.term)
+    comparison.find(cause, difference, evidence, term=deviation.term, case=case)
     return True
+
+
+def _comes_afterwards(comparison: Comparison, deviation: Deviation) -> bool:
+    """Whether what tapes give adds up to the right gradient, as far as is known."""
+    facts, probe = comparison.facts, deviation.probe
+    if probe.alone or facts.calls > 1 or facts.tapes > 1:
+        return False  # only the first of several tapes is recorded
+    tape = dataclasses.replace(probe, observe="tape")
+    many, one = comparison.many_and_one(tape)
+    return bool(norm(one.gradient)) and comparison.tolerance.compare(many, one).agrees
 
 
 def is_of_layers(comparison: Comparison, deviation: Deviation) -> bool:
@@ -66,7 +92,9 @@ def _explain(comparison: Comparison, deviation: Deviation) -> bool:
     if is_of_layers(comparison, deviation):
         # Where this cannot be told, the factor of such a term has no certain name.
         comparison.made_of(deviation.probe)
-    return named_by_scale(comparison, deviation, cause)
+    is_after = cause is SUM_OF_MEANS and _comes_afterwards(comparison, deviation)
+    case = "afterwards" if is_after else ""
+    return named_by_scale(comparison, deviation, cause, case)
 
 
 CHECK = Check(
