@@ -24,7 +24,7 @@ ENTRY = Entry(
         "horovod/horovod#478",
         "horovod/horovod#699",
     ),
-    cause="cannot-tell",
+    cause="update-scaled",
     engine="horovod",
     mended_by="the learning rate of one device",
 )

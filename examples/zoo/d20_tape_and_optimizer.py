@@ -8,7 +8,6 @@ Asked: https://github.com/horovod/horovod/issues/2893
 Symptom: steps are N times too large on N processes.
 """
 
-import tensorflow as tf
 from _common import keras, regression_rows, row_losses
 from _entry import Entry
 from _horovod import TapeLoop, hvd, share_of_rows
@@ -17,7 +16,7 @@ ENTRY = Entry(
     bug="D20",
     title="summed by the tape, and by the optimizer",
     reported=("horovod/horovod#2893",),
-    cause="sum-of-means",
+    cause="update-scaled",
     engine="horovod",
     mended_by="one of the two",
 )
@@ -43,7 +42,7 @@ def loop(optimizer):
 
 
 def wrong():
-    return loop(SummingSGD(tf.constant(0.1))), regression_rows()
+    return loop(SummingSGD(0.1)), regression_rows()
 
 
 def mended():

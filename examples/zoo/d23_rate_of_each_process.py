@@ -17,7 +17,7 @@ ENTRY = Entry(
     bug="D23",
     title="a learning rate that follows the loss of a process",
     reported=("horovod/horovod#1095", "horovod/horovod#42"),
-    cause="cannot-tell",
+    cause="updates-apart",
     engine="horovod",
     mended_by="the loss of all processes",
 )

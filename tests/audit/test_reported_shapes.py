@@ -152,9 +152,7 @@ def test_a_factor_that_comes_after_the_tape_is_told_from_one_before_it():
     before, after = (
         diagnosed(look, 4)[0] for look in (n_times, after_the_tape(n_times))
     )
-    assert before.cause == after.cause == "sum-of-means"
-    assert "each replica computes a mean" in before.explanation
-    assert "learning rate" in after.explanation
+    assert [before.cause, after.cause] == ["sum-of-means", "update-scaled"]
 
 
 def means_of(parts):
@@ -206,8 +204,7 @@ def test_updates_that_differ_though_gradients_do_not(replicas):
         return dataclasses.replace(right(count, probe), spread=spread)
 
     (found,) = diagnosed(look, replicas)
-    assert found.cause == "not-reduced"
-    assert "same gradients" in found.explanation
+    assert found.cause == "updates-apart"
 
 
 def test_weights_that_replicas_hold_are_compared_as_exactly_as_they_are(tmp_path):

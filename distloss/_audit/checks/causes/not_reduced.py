@@ -1,4 +1,4 @@
-"""Replicas that drift apart, since nobody adds up their gradients."""
+"""Replicas that drift apart: nobody adds up their gradients, or updates differ."""
 
 from __future__ import annotations
 
@@ -18,14 +18,6 @@ NOT_REDUCED = Cause(
         "over replicas."
     ),
     cases={
-        "apart": (
-            "Replicas get the same gradients and make different updates of them, so "
-            "that their weights drift apart.",
-            Remedy(
-                "Give all replicas the same learning rate and the same state of the "
-                "optimizer: let them depend on what is reduced over replicas only."
-            ),
-        ),
         "lost": (
             "The update is made of the rows of some replicas only: the gradients of "
             "the others are lost.",
@@ -35,6 +27,17 @@ NOT_REDUCED = Cause(
             ),
         ),
     },
+)
+
+UPDATES_APART = Cause(
+    "updates-apart",
+    "Replicas get the same gradients and make different updates of them, so that their "
+    "weights drift apart.",
+    Remedy(
+        "Give all replicas the same learning rate and the same state of the optimizer: "
+        "let them depend on nothing but what is reduced over replicas."
+    ),
+    made_with="optimizer",
 )
 
 
@@ -48,11 +51,11 @@ def _apart(
     if spread <= rounding:
         return False
     evidence = f"after one step replicas differ by {spread:.2g} of the update"
-    case = "apart" if seen.spread <= rounding else ""
-    if case:
-        evidence += ", and their gradients do not"
-    comparison.find(NOT_REDUCED, difference, evidence, case=case)
+    cause = NOT_REDUCED
+    if seen.spread <= rounding:
+        cause, evidence = UPDATES_APART, f"{evidence}, and their gradients do not"
+    comparison.find(cause, difference, evidence)
     return True
 
 
-CHECK = Check("weights of replicas", (NOT_REDUCED,), on_first_step=_apart)
+CHECK = Check("weights of replicas", (NOT_REDUCED, UPDATES_APART), on_first_step=_apart)

@@ -1,4 +1,4 @@
-"""A gradient that is N, 1/N or N*N times too large, in all variables alike."""
+"""A gradient or update that is N, 1/N or N*N times too large, all variables alike."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SUM_OF_MEANS = Cause(
     "The gradient is N times too large: each replica computes a mean and the optimizer "
     "adds them up; nobody divides by the number of replicas.",
     divided_by_all("A loss that returns a scalar is not divided by Keras 3. "),
-    cases={
-        "afterwards": (
-            "The gradients of the replicas add up to that of the batch, and the update "
-            "is N times what it makes: they are summed twice, or a learning rate is "
-            "multiplied by N.",
-            Remedy(
-                "Sum over replicas once, and leave the learning rate as it is: the "
-                "batch of all replicas is the same."
-            ),
-        )
-    },
+)
+
+UPDATE_SCALED = Cause(
+    "update-scaled",
+    "The gradients of the replicas add up to that of the batch, but the update is N "
+    "times as long: they are summed twice, or a learning rate is multiplied by N.",
+    Remedy(
+        "Sum over replicas once, and leave the learning rate as it is: the batch is "
+        "the same on any number of them."
+    ),
+    made_with="optimizer",
 )
 
 DIVIDED_TWICE = Cause(
@@ -56,9 +56,7 @@ def of_scale(comparison: Comparison, deviation: Deviation) -> Cause | None:
     return next((c for f, c in factors.items() if is_near(difference.scale, f)), None)
 
 
-def named_by_scale(
-    comparison: Comparison, deviation: Deviation, cause: Cause, case: str = ""
-) -> bool:
+def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -> bool:
     """Notes `cause`, of which the scale is the evidence."""
     difference = deviation.difference
     evidence = (
@@ -66,7 +64,7 @@ def named_by_scale(
         f"{difference.residual:.1g} on {comparison.replicas} replicas, the same for "
         "all variables"
     )
-    comparison.find(cause, difference, evidence, term=deviation.term, case=case)
+    comparison.find(cause, difference, evidence, term=deviation.term)
     return True
 
 
@@ -92,14 +90,14 @@ def _explain(comparison: Comparison, deviation: Deviation) -> bool:
     if is_of_layers(comparison, deviation):
         # Where this cannot be told, the factor of such a term has no certain name.
         comparison.made_of(deviation.probe)
-    is_after = cause is SUM_OF_MEANS and _comes_afterwards(comparison, deviation)
-    case = "afterwards" if is_after else ""
-    return named_by_scale(comparison, deviation, cause, case)
+    if cause is SUM_OF_MEANS and _comes_afterwards(comparison, deviation):
+        cause = UPDATE_SCALED
+    return named_by_scale(comparison, deviation, cause)
 
 
 CHECK = Check(
     "scale",
-    (SUM_OF_MEANS, DIVIDED_TWICE, N_SQUARED),
+    (SUM_OF_MEANS, UPDATE_SCALED, DIVIDED_TWICE, N_SQUARED),
     explain_at_once=_explain,
     explain=_explain,
 )
