@@ -19,7 +19,7 @@ from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
-from distloss._audit.opening import BATCH, check_divisor, opened
+from distloss._audit.opening import BATCH, check_divisor, opened, starts_apart
 from distloss._audit.report.findings import Finding, Location, Measured, Report, Skipped
 from distloss._audit.target import Target
 from distloss._errors import AuditError
@@ -187,7 +187,8 @@ class Session:
             self._children.ask(1, "save_weights", path=path)
         for count in self._children:
             if count not in self._children.failed and (count > 1 or self._float64):
-                self._children.ask(count, "load_weights", path=path)
+                before = self._children.ask(count, "load_weights", path=path)
+                self._skipped += starts_apart(count, before)
 
     def _path(self, name: str) -> str:
         return str(pathlib.Path(self._target.folder) / name)

@@ -12,10 +12,11 @@ import pytest
 import tensorflow as tf
 
 import distloss
-from distloss._audit import session
+from distloss._audit import opening, session
 from distloss._audit.checks import diagnosis, probes
 from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.compare import Observation, StepFacts
+from distloss._audit.child import state
 
 ROWS = 23
 random = np.random.default_rng(3)
@@ -212,6 +213,22 @@ def test_weights_that_replicas_hold_are_compared_as_exactly_as_they_are(tmp_path
     near = session._observation(answers(tmp_path, [[1.0], [1.0 + 2.0**-22]]), probe)
     apart = session._observation(answers(tmp_path, [[1.0], [1.01]]), probe)
     assert near.spread <= 0 < 0.005 < apart.spread
+
+
+# -- where processes start
+
+
+def test_processes_that_start_apart_are_noted():
+    assert opening.starts_apart(2, ["a", "a"]) == []
+    (noted,) = opening.starts_apart(2, ["a", "b"])
+    assert noted.check == "starting weights"
+    assert "broadcast" in noted.why
+
+
+def test_weights_are_known_by_what_they_hold():
+    one, same, other = (tf.Variable([1.0, value]) for value in (2.0, 2.0, 3.0))
+    assert state.digest_of([one]) == state.digest_of([same])
+    assert state.digest_of([one]) != state.digest_of([other])
 
 
 # -- layers in a step of one's own

@@ -29,7 +29,7 @@ from distloss._audit.child.holdings import path_of, shared_variables, variables_
 from distloss._audit.child.instruments import Instruments, installed
 from distloss._audit.child.recorder import components
 from distloss._audit.child.script import Script
-from distloss._audit.child.state import State, load_weights, save_weights
+from distloss._audit.child.state import State, digest_of, load_weights, save_weights
 from distloss._audit.child.traced import Step, Traced
 from distloss._errors import AuditError
 
@@ -208,11 +208,13 @@ class StepUnderTest:
         """Writes the weights for others, who must start from the same."""
         save_weights(self._shared_variables(), path)
 
-    def load_weights(self, path: str) -> None:
-        """Takes the weights that another wrote."""
+    def load_weights(self, path: str) -> str:
+        """Takes the weights that another wrote; the digest of those from before."""
         variables = self._shared_variables()
+        before = digest_of(variables)
         load_weights(variables, path, self._devices.replicas)
         self._remember()
+        return before
 
     def _shared_variables(self) -> list[Any]:
         return shared_variables(self._built.model, is_keras=self._built.is_keras)
