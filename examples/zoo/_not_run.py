@@ -101,8 +101,8 @@ NOT_RUN = (
         "D",
         "accumulators that keep a NaN, since they are cleared by a subtraction",
         ("horovod/horovod#2957",),
-        "Shows in the step after an overflow, in an accumulator of Horovod that Keras 3 "
-        "does not call",
+        "Shows in the step after an overflow, in an accumulator of Horovod that Keras "
+        "3 does not call",
     ),
     NotRun(
         "D",

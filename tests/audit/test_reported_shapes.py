@@ -208,6 +208,36 @@ def test_updates_that_differ_though_gradients_do_not(replicas):
     assert found.cause == "updates-apart"
 
 
+@pytest.mark.parametrize(
+    ("rule", "cause"), [(right, "updates-apart"), (of_the_first, "not-reduced")]
+)
+def test_updates_by_hand_are_known_by_their_direction(rule, cause):
+    def look(count, probe):
+        seen = rule(count, probe)
+        factor = 1 if count == 1 else 0.8
+        spread = 0.2 * (count > 1)
+        gradient = factor * seen.gradient
+        return Observation(gradient, spread=spread, sources=("weights",))
+
+    (found,) = diagnosed(look, 2)
+    assert found.cause == cause
+
+
+def test_a_part_that_hardly_counts_is_not_lost():
+    """Rows of one part weigh next to nothing, on one device as well."""
+    weights = np.where(np.arange(ROWS) < ROWS // 2, 1e-3, 1.0)
+
+    def weighted(rows):
+        return (weights[rows, None] * GRADIENTS[rows]).sum(0) / weights[rows].sum()
+
+    def look(count, probe):
+        parts = [part for part in rows_of(probe) if len(part)]
+        gradient = weighted(np.concatenate(parts)) * (1.5 if count > 1 else 1)
+        return Observation(gradient, moved=probe.infinite_row is None)
+
+    assert "not-reduced" not in {one.cause for one in diagnosed(look, 2)}
+
+
 def test_weights_that_replicas_hold_are_compared_as_exactly_as_they_are(tmp_path):
     probe = dataclasses.replace(probes.even(ROWS, 2), observe="weights")
     near = session._observation(answers(tmp_path, [[1.0], [1.0 + 2.0**-22]]), probe)

@@ -52,7 +52,8 @@ def _apart(
         return False
     evidence = f"after one step replicas differ by {spread:.2g} of the update"
     cause = NOT_REDUCED
-    if seen.spread <= rounding:
+    is_multiple = difference.uniform and seen.sources == ("weights",)
+    if seen.spread <= rounding or is_multiple:
         cause, evidence = UPDATES_APART, f"{evidence}, and their gradients do not"
     comparison.find(cause, difference, evidence)
     return True

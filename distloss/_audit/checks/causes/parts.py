@@ -101,7 +101,7 @@ def _of_a_sum(
     shown = f"{name}: in the whole, the parts count {_shown(right)}"
     if _is_treated(comparison, deviation, right, shown):
         return True
-    if _is_lost(comparison, deviation, given):
+    if _is_lost(comparison, deviation, given, right):
         return True
     mean = given.mean()
     names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
@@ -122,14 +122,18 @@ def _of_a_sum(
     return True
 
 
-def _is_lost(comparison: Comparison, deviation: Deviation, given: Vector) -> bool:
-    """Whether the rows of some replicas do not count at all."""
-    counts = np.abs(given)
-    if counts.min() >= 0.02 * counts.max():
+def _is_lost(
+    comparison: Comparison, deviation: Deviation, given: Vector, right: Vector
+) -> bool:
+    """Whether the rows of some replicas count by nothing of what they should."""
+    if not right.all():
+        return False
+    times = given / right
+    if np.abs(times).min() >= 0.02 * np.abs(times).max():
         return False
     evidence = (
-        f"{deviation.probe.name}: on {comparison.replicas} replicas the means of their "
-        f"rows count {_shown(given)}"
+        f"{deviation.probe.name}: the rows of {comparison.replicas} replicas count "
+        f"{_shown(times)} times what they should"
     )
     difference, term = deviation.difference, deviation.term
     comparison.find(NOT_REDUCED, difference, evidence, term=term, case="lost")
