@@ -29,6 +29,22 @@ BEGIN, END = "<!-- table: scripts/lint_table.py -->", "<!-- end of lint table --
 SAME = {"batch-dealt-twice": "batch-grows-with-replicas"}  # lint cannot count rows
 NOT_VISIBLE = {
     "a26_slices_apart": "whether an index comes twice is in the data",
+    "d01_no_broadcast": "asked of scripts only, of which all is seen",
+    "d02_hook_of_keras_2": "which methods Keras calls is not in the program",
+    "d03_batch_norm_of_a_process": "it advises under strategies only",
+    "d04_whitened_by_hand": "moments are not followed",
+    "d05_average_shown": "who has how many rows is in the data",
+    "d08_rate_times_size": "an update by hand is not followed",
+    "d09_clipped_before_allreduce": "an order that arguments decide is not followed",
+    "d11_same_rows_everywhere": "rows that are taken away are not followed",
+    "d12_weights_averaged": "sums of weights are not followed",
+    "d13_adam_before_the_average": "an update by hand is not followed",
+    "d15_every_fourth_step": "which step it is, is in the data",
+    "d19_slices_left_out": "which gradients are sparse is not in the program",
+    "d20_tape_and_optimizer": "an `apply` of one's own is not followed",
+    "d21_train_step_of_fit": "who has how many rows is in the data",
+    "d23_rate_of_each_process": "learning rates are not followed",
+    "d24_weight_decay_summed": "what depends on weights only is not followed",
 }
 
 

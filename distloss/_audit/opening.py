@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,3 +160,17 @@ def _share(
     for count in children:
         if count != source or float64:
             children.ask(count, "load_batch", path=path)
+
+
+def starts_apart(count: int, digests: Sequence[str]) -> list[Skipped]:
+    """That processes came with weights of their own, where the audit hides it.
+
+    Whether somebody broadcasts them later is not known: it is no part of a step.
+    """
+    if len(set(digests)) < 2:
+        return []
+    why = (
+        f"build() gave each of {count} processes other weights, and the audit gave all "
+        "of them those of one; broadcast them before the first step"
+    )
+    return [Skipped("starting weights", why)]

@@ -19,7 +19,7 @@ from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
-from distloss._audit.opening import BATCH, check_divisor, opened
+from distloss._audit.opening import BATCH, check_divisor, opened, starts_apart
 from distloss._audit.report.findings import Finding, Location, Measured, Report, Skipped
 from distloss._audit.target import Target
 from distloss._errors import AuditError
@@ -65,7 +65,7 @@ class Observer:
         plural = "s" * (count > 1)
         self._children.progress(f"{probe.name} on {count} replica{plural}")
         try:
-            seen = _observation(self._asked(count, probe))
+            seen = _observation(self._asked(count, probe), probe)
         except ChildError as error:
             if error.error is None:  # it is gone, or hangs
                 self._children.failed[count] = str(error)
@@ -187,7 +187,8 @@ class Session:
             self._children.ask(1, "save_weights", path=path)
         for count in self._children:
             if count not in self._children.failed and (count > 1 or self._float64):
-                self._children.ask(count, "load_weights", path=path)
+                before = self._children.ask(count, "load_weights", path=path)
+                self._skipped += starts_apart(count, before)
 
     def _path(self, name: str) -> str:
         return str(pathlib.Path(self._target.folder) / name)
@@ -319,19 +320,21 @@ def _facts_of(traced: dict[str, Any], rows: int) -> StepFacts:
     )
 
 
-def _observation(answers: list[dict[str, Any]]) -> Observation:
+def _observation(answers: list[dict[str, Any]], probe: Probe) -> Observation:
     """One of what one process, or each rank, says."""
     gradients = [np.load(answer["path"]) for answer in answers]
     spread = max(answer["spread"] for answer in answers)
     size = norm(gradients[0])
+    # The change of weights is no more exact than they are.
+    noise = 2.0**-20 * answers[0]["size"] * (probe.observe == "weights")
     for gradient in gradients[1:]:
-        apart = norm(gradient - gradients[0])
+        apart = norm(gradient - gradients[0]) - noise
         if not np.array_equal(gradient, gradients[0], equal_nan=True):
             spread = max(spread, apart / max(size, norm(gradient)))
     for answer in answers:
         pathlib.Path(answer["path"]).unlink()
     return Observation(
-        gradients[0],
+        sum(gradients) if probe.observe == "tape" else gradients[0],
         float(np.nan_to_num(spread, nan=np.inf)),
         tuple(sorted({s for answer in answers for s in answer["sources"]})),
         tuple(value for answer in answers for value in answer["loss"]),

@@ -160,7 +160,7 @@ def _probe(measured: Measured) -> Probe:
 def _explain(
     comparison: Comparison, probe: Probe, seen: Observation, difference: Difference
 ) -> None:
-    if NOT_REDUCED.on_first_step(comparison, seen, difference):
+    if NOT_REDUCED.on_first_step(comparison, seen, difference, seen):
         return
     if not difference.finite:
         _not_finite(comparison, probe, difference)

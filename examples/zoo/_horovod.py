@@ -25,6 +25,12 @@ class TapeLoop(Loop):
         return loss, tape.gradient(loss, values)
 
 
+def mean_of_rows(values):
+    """The local mean; 0 for no rows."""
+    rows = tf.cast(tf.size(values), values.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(values), rows)
+
+
 def share_of_rows(values):
     """The local sum by the rows of all processes; add up gradients with `hvd.Sum`."""
     rows = hvd.allreduce(tf.cast(tf.size(values), values.dtype), op=hvd.Sum)

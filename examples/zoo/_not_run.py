@@ -63,4 +63,69 @@ NOT_RUN = (
         "Expert parallelism of PyTorch; `b05_sparse_gradients` has the same sign, some "
         "variables scaled apart from others",
     ),
+    NotRun(
+        "D",
+        "`multi_gpu_model`: another loss than on one device",
+        ("keras-team/keras#8200", "keras-team/keras#13752"),
+        "Keras 2.4 took `multi_gpu_model` out. What MirroredStrategy does in its place "
+        "is in `a05_fit_uneven` and `a24_batch_normalization`",
+    ),
+    NotRun(
+        "D",
+        "areas under curves, averaged over processes",
+        ("horovod/horovod#444", "horovod/horovod#362"),
+        "A metric of an evaluation, no part of a step: the area for all rows is no sum "
+        "of those of parts. `d05_average_shown` has what #444 asks of losses",
+    ),
+    NotRun(
+        "D",
+        "moving statistics of `BatchNormalization` that differ between processes",
+        ("horovod/horovod#151", "horovod/horovod#822", "horovod/horovod#1006"),
+        "They are for evaluation: weights, and the update of weights, are the same "
+        "everywhere. `d03_batch_norm_of_a_process` has what a step uses",
+    ),
+    NotRun(
+        "D",
+        "`MetricAverageCallback` that leaves logs different",
+        ("horovod/horovod#2440",),
+        "Raises AttributeError with Keras 3, and so leaves nothing to compare",
+    ),
+    NotRun(
+        "D",
+        "weights that diverge after `hvd.load_model`",
+        ("horovod/horovod#2604", "horovod/horovod#1964"),
+        "Needs a run that saves and another one that loads. What is loaded then trains "
+        "with an optimizer that does not reduce, the step of `b04_keras_3_fit`",
+    ),
+    NotRun(
+        "D",
+        "accumulators that keep a NaN, since they are cleared by a subtraction",
+        ("horovod/horovod#2957",),
+        "Shows in the step after an overflow, in an accumulator of Horovod that Keras "
+        "3 does not call",
+    ),
+    NotRun(
+        "D",
+        "Adasum: another accuracy than on one device",
+        ("horovod/horovod#1676", "horovod/horovod#1729", "horovod/horovod#1735"),
+        "Another update by design, and in TensorFlow 2 an error inside `tf.function`",
+    ),
+    NotRun(
+        "D",
+        "processes that stop, or reduce, in other steps than the others",
+        (
+            "horovod/horovod#3140",
+            "horovod/horovod#507",
+            "tensorflow/tensorflow#46863",
+        ),
+        "Ends in an error or a hang, not in a wrong gradient. "
+        "`d23_rate_of_each_process` has decisions of a process that go on in silence",
+    ),
+    NotRun(
+        "D",
+        "`strategy.reduce(MEAN, ...)` of losses that are shares",
+        ("tensorflow/tensorflow#28956",),
+        "What is done with what `strategy.run` returned is no part of the step: "
+        "`distloss lint` names it in the source",
+    ),
 )

@@ -28,6 +28,7 @@ zoo_table = script("zoo_table")
 ENTRIES = zoo_table.entries()
 UNDER_STRATEGY = [n for n, entry in ENTRIES.items() if entry.engine == "strategy"]
 WITH_HOROVOD = [n for n, entry in ENTRIES.items() if entry.engine == "horovod"]
+CANNOT_TELL = "cannot-tell"  # one update does not show it: no cause is to be named
 has_horovod = importlib.util.find_spec("horovod") is not None
 
 
@@ -46,7 +47,8 @@ def audited(name, build, *, replicas=(1, 2), engine="strategy"):
 
 def test_there_are_enough():
     assert len(ENTRIES) >= 28
-    assert {entry.cause for entry in ENTRIES.values()} <= set(CAUSES)
+    known = {*CAUSES, CANNOT_TELL}
+    assert {entry.cause for entry in ENTRIES.values()} <= known
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -97,5 +99,9 @@ def test_the_audit_of_two_towers_is_honest(build, causes, forked):
 def test_the_audit_judges_horovod(name, build):
     report = audited(name, build, engine="horovod")
     causes = {finding.cause for finding in report.findings}
-    assert (ENTRIES[name].cause in causes) == (build == "wrong")
+    cause = ENTRIES[name].cause
+    if cause == CANNOT_TELL:
+        assert causes == set()
+        return
+    assert (cause in causes) == (build == "wrong")
     assert report.agrees == (build == "mended")

@@ -79,6 +79,14 @@ WRONG_LINE = {
     "c04_global_count_divided": "loss / replica_count()",
     "c05_average_of_sums": "0.01 * tf.reduce_sum(row_losses(model, x, y))",
     "c07_task_per_replica": "divide_no_nan(total, tf.reduce_sum(is_of_task))",
+    "d06_average_of_the_loss_only": "self.optimizer.apply(gradients",
+    "d07_summed_in_and_after_the_tape": "hvd.allreduce(share, op=hvd.Sum)",
+    "d10_clipped_and_kept": "optimizer_of(optimizer)",
+    "d14_ignored_labels": "tf.reduce_mean(labelled_losses(model, x, y))",
+    "d16_second_optimizer": "self.for_wide.apply(wide_gradients",
+    "d17_no_aggregation": "self.optimizer.apply_gradients(",
+    "d18_weighed_by_rows": "hvd.allreduce(part * g, **self.how)",
+    "d22_broadcast_in_each_step": "self.optimizer.apply(gradients",
 }
 
 

@@ -41,7 +41,8 @@ class Check:
       on_sharding: names a cause, given the rows that one replica gets first of a data
         set, and those that N get.
       on_one_device: looks at the step on one device.
-      on_first_step: names what makes every other probe on N replicas pointless.
+      on_first_step: names what makes every other probe on N replicas pointless, given
+        what the first shows, how far that is from one replica, and how weights change.
       explain_at_once: names why N replicas differ, before terms of the loss are told
         apart.
       explain_term: names why one term of the loss differs, in its own words.
@@ -57,7 +58,9 @@ class Check:
     causes: tuple[Cause, ...] = ()
     on_sharding: Callable[[Sharding, Sharding], Finding | None] = _nothing
     on_one_device: Callable[[Baseline], None] = _nothing
-    on_first_step: Callable[[Comparison, Observation, Difference], bool] = _not_it
+    on_first_step: Callable[
+        [Comparison, Observation, Difference, Observation], bool
+    ] = _not_it
     explain_at_once: Callable[[Comparison, Deviation], bool] = _not_it
     explain_term: Callable[[Comparison, Deviation], bool] = _not_it
     explain: Callable[[Comparison, Deviation], bool] = _not_it

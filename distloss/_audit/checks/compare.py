@@ -124,7 +124,7 @@ class Observation:
 
     Attributes:
       gradient: what reached the update rule.
-      spread: relative difference between replicas, of gradients and of new weights.
+      spread: relative difference between replicas, of what was recorded.
       sources: "gradient" where it was recorded, "weights" where it is their change.
       loss: as reported; one number from Keras, one per replica from a custom loop.
       moved: whether any weight changed.

@@ -50,12 +50,14 @@ class Comparison:
       skipped: what was not checked, and why.
       measured: what each probe said.
       doubt: the largest difference that may be rounding, or more.
+      by_weights: whether what a step changes in weights is compared, and not the
+        gradients that reach an update rule.
     """
 
     def __init__(self, replicas: int, baseline: Baseline) -> None:
         self.replicas, self.baseline = replicas, baseline
         self.facts, self.tolerance = baseline.facts, baseline.tolerance
-        self.doubt = 0.0
+        self.doubt, self.by_weights = 0.0, False
         self.findings: list[Finding] = []
         self.skipped: list[Skipped] = []
         self.measured: list[Measured] = []
@@ -72,6 +74,8 @@ class Comparison:
         Raises:
           NotRun: it could not be run.
         """
+        if self.by_weights and probe.observe == "gradient":
+            probe = dataclasses.replace(probe, observe="weights")
         if not probe.alone:
             return self.baseline.look(count, probe)
         on = dataclasses.replace(probe, alone="")
@@ -103,6 +107,27 @@ class Comparison:
         """
         seen, reference = self.many_and_one(probe)
         return seen, self.compare(probe, seen, reference)
+
+    def measure_first(
+        self, probe: Probe
+    ) -> tuple[Observation, Difference, Observation]:
+        """The same, and how weights change, after the decision what is compared.
+
+        Replicas that update with gradients of their own may bring their weights
+        together afterwards. Then only these say what the step does.
+
+        Raises:
+          NotRun: it could not be run.
+        """
+        seen, difference = self.measure(probe)
+        weights = dataclasses.replace(probe, observe="weights")
+        after = self.look(self.replicas, weights)
+        rounding = self.facts.rounding
+        if seen.spread > rounding >= after.spread and after.moved:
+            self.by_weights = True
+            self.measured.pop()
+            seen, difference = self.measure(probe)
+        return seen, difference, after
 
     def compare(
         self, probe: Probe, seen: Observation, reference: Observation

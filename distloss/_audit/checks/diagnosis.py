@@ -91,11 +91,12 @@ def _compare(comparison: Comparison, patient: Callable[[], bool]) -> str:
     even = comparison.even()
     try:
         _check_rows(comparison, even)
-        seen, difference = comparison.measure(even)
+        seen, difference, after = comparison.measure_first(even)
     except NotRun as error:
         comparison.skip("even split", str(error))
         return str(error)
-    if any(check.on_first_step(comparison, seen, difference) for check in CHECKS):
+    first = (comparison, seen, difference, after)
+    if any(check.on_first_step(*first) for check in CHECKS):
         return ""
     if not difference.agrees:
         _explain(comparison, Deviation(even, difference))

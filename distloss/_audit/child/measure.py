@@ -29,7 +29,7 @@ from distloss._audit.child.holdings import path_of, shared_variables, variables_
 from distloss._audit.child.instruments import Instruments, installed
 from distloss._audit.child.recorder import components
 from distloss._audit.child.script import Script
-from distloss._audit.child.state import State, load_weights, save_weights
+from distloss._audit.child.state import State, digest_of, load_weights, save_weights
 from distloss._audit.child.traced import Step, Traced
 from distloss._errors import AuditError
 
@@ -208,24 +208,31 @@ class StepUnderTest:
         """Writes the weights for others, who must start from the same."""
         save_weights(self._shared_variables(), path)
 
-    def load_weights(self, path: str) -> None:
-        """Takes the weights that another wrote."""
+    def load_weights(self, path: str) -> str:
+        """Takes the weights that another wrote; the digest of those from before."""
         variables = self._shared_variables()
+        before = digest_of(variables)
         load_weights(variables, path, self._devices.replicas)
         self._remember()
+        return before
 
     def _shared_variables(self) -> list[Any]:
         return shared_variables(self._built.model, is_keras=self._built.is_keras)
 
     def calibrate(self) -> None:
-        """Lets the frozen BatchNormalization hold the statistics of this batch."""
+        """Lets the frozen BatchNormalization hold the statistics of this batch.
+
+        In a step of the user's own it keeps those that it has, since nobody else knows
+        how the model in there is called. These, too, are the same on all replicas.
+        """
+        if not self._built.is_keras:
+            return
         model, ablation = self._built.model, self._instruments.ablation
         before = self._state_now()
         ablation.batch_norm = "calibrating"
         with self._instruments.active(), self._devices.scope():
-            if self._built.is_keras:
-                x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
-                model(x, training=True)
+            x, *_ = keras.utils.unpack_x_y_sample_weight(self._tensors())
+            model(x, training=True)
         ablation.batch_norm = "frozen"
         moving = {
             id(c)

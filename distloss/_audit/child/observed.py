@@ -60,8 +60,8 @@ class Change:
             else:
                 if np.max(np.abs(new[0] - old[0]), initial=0.0):
                     sources.add("weights")
+                spread = max(spread, _spread([old[0] - w for w in new], old[0]))
                 parts.append(_wide(old[0]) - _wide(new[0]))
-            spread = max(spread, _spread([old[0] - w for w in new], old[0]))
         gradient = np.concatenate([np.ravel(part) for part in parts])
         return {"gradient": gradient, "sources": sorted(sources), "spread": spread}
 

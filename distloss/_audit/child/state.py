@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -50,6 +51,14 @@ def save_weights(variables: list[Any], path: str) -> None:
     """Writes weights for others, who must start from the same."""
     arrays = [components(v)[0].numpy() for v in variables]
     np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+
+
+def digest_of(variables: list[Any]) -> str:
+    """The same for variables that hold the same."""
+    found = hashlib.sha256()
+    for variable in variables:
+        found.update(components(variable)[0].numpy().tobytes())
+    return found.hexdigest()
 
 
 def load_weights(variables: list[Any], path: str, replicas: int) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from distloss._lint.facts import Facts
 from distloss._lint.fixes import models
 from distloss._lint.libraries.optimizers import KERAS_3, is_of_keras_3
 from distloss._lint.rules.made import horovod_optimizers, optimizer_of
 from distloss._lint.rules.rule import Hit, Rule, Seen
-from distloss._lint.values import UNKNOWN, Function, Place
+from distloss._lint.values import UNKNOWN, Function, Opaque, Place
 
 _SUMS = "_all_reduce_sum_gradients"
+_REDUCTIONS = ("hvd.allreduce", "hvd.keras.allreduce", "hvd.grouped_allreduce")
 # where else an optimizer of one's own may add gradients up
 _PLACES = ("apply", "apply_gradients", "_backend_apply_gradients")
 
@@ -34,6 +36,8 @@ def _check(seen: Seen) -> Iterator[Hit]:
 
 
 def _passed_by(seen: Seen) -> Iterator[Hit]:
+    if _may_reduce_weights(seen.facts):
+        return
     for update in seen.facts.applied:
         is_plain = not update.sums and not update.gradient.reduced
         if not is_plain or not update.where.engine or not update.where.replica:
@@ -49,6 +53,16 @@ def _passed_by(seen: Seen) -> Iterator[Hit]:
             if update.where.engine == "horovod"
             else "Let the optimizer add up, or all_reduce the gradients before.",
         )
+
+
+def _may_reduce_weights(facts: Facts) -> bool:
+    """Whether something is reduced of which nothing is known, such as weights.
+
+    Processes that average their weights after a step need not reduce gradients.
+    """
+    reductions = [call for call in facts.called if call.name in _REDUCTIONS]
+    reduced = [call.arguments.get("tensor", 0) for call in reductions]
+    return any(value is UNKNOWN or isinstance(value, Opaque) for value in reduced)
 
 
 def _overridden(seen: Seen) -> Iterator[Hit]:

@@ -1,8 +1,8 @@
-"""Replicas that drift apart, since nobody adds up their gradients."""
+"""Replicas that drift apart: nobody adds up their gradients, or updates differ."""
 
 from __future__ import annotations
 
-from distloss._audit.checks.cause import Cause, by_the_optimizer
+from distloss._audit.checks.cause import Cause, Remedy, by_the_optimizer
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import Difference, Observation
 from distloss._audit.checks.comparison import Comparison
@@ -17,15 +17,46 @@ NOT_REDUCED = Cause(
         "optimizer.apply_gradients inside strategy.run, with an optimizer that sums "
         "over replicas."
     ),
+    cases={
+        "lost": (
+            "The update is made of the rows of some replicas only: the gradients of "
+            "the others are lost.",
+            Remedy(
+                "Add gradients up over replicas before the update (an all-reduce). A "
+                "broadcast of gradients or weights hands on those of one replica."
+            ),
+        ),
+    },
+)
+
+UPDATES_APART = Cause(
+    "updates-apart",
+    "Replicas get the same gradients and make different updates of them, so that their "
+    "weights drift apart.",
+    Remedy(
+        "Give all replicas the same learning rate and the same state of the optimizer: "
+        "let them depend on nothing but what is reduced over replicas."
+    ),
+    made_with="optimizer",
 )
 
 
-def _apart(comparison: Comparison, seen: Observation, difference: Difference) -> bool:
-    if seen.spread <= comparison.facts.rounding:
+def _apart(
+    comparison: Comparison,
+    seen: Observation,
+    difference: Difference,
+    after: Observation,
+) -> bool:
+    spread, rounding = max(seen.spread, after.spread), comparison.facts.rounding
+    if spread <= rounding:
         return False
-    evidence = f"after one step replicas differ by {seen.spread:.2g} of the update"
-    comparison.find(NOT_REDUCED, difference, evidence)
+    evidence = f"after one step replicas differ by {spread:.2g} of the update"
+    cause = NOT_REDUCED
+    is_multiple = difference.uniform and seen.sources == ("weights",)
+    if seen.spread <= rounding or is_multiple:
+        cause, evidence = UPDATES_APART, f"{evidence}, and their gradients do not"
+    comparison.find(cause, difference, evidence)
     return True
 
 
-CHECK = Check("weights of replicas", (NOT_REDUCED,), on_first_step=_apart)
+CHECK = Check("weights of replicas", (NOT_REDUCED, UPDATES_APART), on_first_step=_apart)

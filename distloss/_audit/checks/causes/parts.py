@@ -9,6 +9,7 @@ import numpy as np
 
 from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.causes.accumulation import counts_wrongly
+from distloss._audit.checks.causes.not_reduced import NOT_REDUCED
 from distloss._audit.checks.causes.unexplained import UNEXPLAINED
 from distloss._audit.checks.causes.uniform_factor import DIVIDED_TWICE, SUM_OF_MEANS
 from distloss._audit.checks.check import Check
@@ -100,6 +101,8 @@ def _of_a_sum(
     shown = f"{name}: in the whole, the parts count {_shown(right)}"
     if _is_treated(comparison, deviation, right, shown):
         return True
+    if _is_lost(comparison, deviation, given, right):
+        return True
     mean = given.mean()
     names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
     cause = next((c for f, c in names.items() if abs(mean / f - 1) < 0.02), None)
@@ -116,6 +119,24 @@ def _of_a_sum(
     comparison.find(
         cause, deviation.difference, evidence, term=deviation.term, case=case
     )
+    return True
+
+
+def _is_lost(
+    comparison: Comparison, deviation: Deviation, given: Vector, right: Vector
+) -> bool:
+    """Whether the rows of some replicas count by nothing of what they should."""
+    if not right.all():
+        return False
+    times = given / right
+    if np.abs(times).min() >= 0.02 * np.abs(times).max():
+        return False
+    evidence = (
+        f"{deviation.probe.name}: the rows of {comparison.replicas} replicas count "
+        f"{_shown(times)} times what they should"
+    )
+    difference, term = deviation.difference, deviation.term
+    comparison.find(NOT_REDUCED, difference, evidence, term=term, case="lost")
     return True
 
 

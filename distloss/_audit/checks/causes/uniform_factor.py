@@ -1,9 +1,12 @@
-"""A gradient that is N, 1/N or N*N times too large, in all variables alike."""
+"""A gradient or update that is N, 1/N or N*N times too large, all variables alike."""
 
 from __future__ import annotations
 
-from distloss._audit.checks.cause import Cause, divided_by_all
+import dataclasses
+
+from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.check import Check
+from distloss._audit.checks.compare import norm
 from distloss._audit.checks.comparison import Comparison, Deviation
 
 SUM_OF_MEANS = Cause(
@@ -11,6 +14,17 @@ SUM_OF_MEANS = Cause(
     "The gradient is N times too large: each replica computes a mean and the optimizer "
     "adds them up; nobody divides by the number of replicas.",
     divided_by_all("A loss that returns a scalar is not divided by Keras 3. "),
+)
+
+UPDATE_SCALED = Cause(
+    "update-scaled",
+    "The gradients of the replicas add up to that of the batch, but the update is N "
+    "times as long: they are summed twice, or a learning rate is multiplied by N.",
+    Remedy(
+        "Sum over replicas once, and leave the learning rate as it is: the batch is "
+        "the same on any number of them."
+    ),
+    made_with="optimizer",
 )
 
 DIVIDED_TWICE = Cause(
@@ -54,6 +68,16 @@ def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -
     return True
 
 
+def _comes_afterwards(comparison: Comparison, deviation: Deviation) -> bool:
+    """Whether what tapes give adds up to the right gradient, as far as is known."""
+    facts, probe = comparison.facts, deviation.probe
+    if probe.alone or facts.calls > 1 or facts.tapes > 1:
+        return False  # only the first of several tapes is recorded
+    tape = dataclasses.replace(probe, observe="tape")
+    many, one = comparison.many_and_one(tape)
+    return bool(norm(one.gradient)) and comparison.tolerance.compare(many, one).agrees
+
+
 def is_of_layers(comparison: Comparison, deviation: Deviation) -> bool:
     """Whether it is a term that layers add, whose makings tell its cause."""
     return deviation.term.startswith("added") and comparison.facts.calls == 1
@@ -66,12 +90,14 @@ def _explain(comparison: Comparison, deviation: Deviation) -> bool:
     if is_of_layers(comparison, deviation):
         # Where this cannot be told, the factor of such a term has no certain name.
         comparison.made_of(deviation.probe)
+    if cause is SUM_OF_MEANS and _comes_afterwards(comparison, deviation):
+        cause = UPDATE_SCALED
     return named_by_scale(comparison, deviation, cause)
 
 
 CHECK = Check(
     "scale",
-    (SUM_OF_MEANS, DIVIDED_TWICE, N_SQUARED),
+    (SUM_OF_MEANS, UPDATE_SCALED, DIVIDED_TWICE, N_SQUARED),
     explain_at_once=_explain,
     explain=_explain,
 )
