@@ -29,6 +29,29 @@ BEGIN, END = "<!-- table: scripts/lint_table.py -->", "<!-- end of lint table --
 SAME = {"batch-dealt-twice": "batch-grows-with-replicas"}  # lint cannot count rows
 NOT_VISIBLE = {
     "a26_slices_apart": "whether an index comes twice is in the data",
+    "e01_last_batch_in_the_report": "how many rows stand for a number is in the data",
+    "e02_loss_of_another_output": "which output is meant is not in the program",
+    "e03_distance_to_old_weights": "that a term is of weights only is in a loop",
+    "f01_one_replica_clips": "what a condition on the rank does is not followed",
+    "f02_own_norm": "that a factor differs by replica is in its making",
+    "f03_raw_update": "raw operations are not known",
+    "f04_first_replica_only": "updates without an optimizer are not followed",
+    "f05_last_bucket_dropped": "how many gradients fill a bucket is not counted",
+    "f06_collectives_in_other_order": "the order of collectives is not compared",
+    "f07_optimizer_of_a_copy": "of which model variables are is not followed",
+    "f08_update_of_a_name": "updates without an optimizer are not followed",
+    "f09_names_of_keras_2": "what names match is known when it runs",
+    "f10_accumulators_kept": "what variables keep between steps is not followed",
+    "f11_sums_in_train_step": "what variables keep between steps is not followed",
+    "g01_scaled_by_rows": "a part scaled by rows may be right: its mean is by tokens",
+    "g05_parts_in_train_step": "sums in a loop that are no gradients at first",
+    "g07_gathered_over_local": "what is shown of a loop is not judged",
+    "g10_count_of_pairs": "which replicas a sum is over is in an index",
+    "g11_first_part_counts": "of which rows a count is, is in a slice",
+    "g12_chunks_of_a_loss": "named in its line as `mean-of-means`, of a chunk",
+    "g17_count_in_float16": "how many tokens there are is in the data",
+    "g18_longest_text": "a maximum is no count",
+    "g19_sum_reduction": "the value of a loss that scales itself is not followed",
 }
 
 

@@ -32,14 +32,16 @@ def is_token(tokens):
 def trained(counts_tokens_first):
     def tokens_of_all(x):
         context = tf.distribute.get_replica_context()
+        rank = tf.get_static_value(context.replica_id_in_sync_group)
         rows = tf.cast(tf.shape(x)[0], tf.float32)
-        counts = [tf.reduce_sum(is_token(x)), rows]
-        if not counts_tokens_first(context.replica_id_in_sync_group):
-            counts.reverse()
-        sums = [context.all_reduce("SUM", count) for count in counts]
-        if not counts_tokens_first(context.replica_id_in_sync_group):
-            sums.reverse()
-        return sums[0]
+        tokens = tf.reduce_sum(is_token(x))
+        if counts_tokens_first(rank):
+            all_tokens = context.all_reduce("SUM", tokens)
+            context.all_reduce("SUM", rows)
+        else:
+            context.all_reduce("SUM", rows)
+            all_tokens = context.all_reduce("SUM", tokens)
+        return all_tokens
 
     def loss_of(model, x, y):
         total = tf.reduce_sum(row_losses(model, x, y) * is_token(x))

@@ -65,8 +65,8 @@ def _of_factor(term: Term) -> Iterator[Hit]:
     yield Hit(
         step.place,
         severity(term),
-        "This is divided by what all replicas hold, and multiplied by their number. The "
-        "gradients of all replicas are added up: N times too large on N replicas.",
+        "This is divided by what all replicas hold, and multiplied by their number. "
+        "Gradients of replicas are added up: N times too large on N replicas.",
         "Take this factor out: it belongs where gradients are averaged.",
     )
 

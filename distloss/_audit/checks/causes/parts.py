@@ -9,6 +9,7 @@ import numpy as np
 
 from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.causes.accumulation import counts_wrongly
+from distloss._audit.checks.causes.not_reduced import NOT_REDUCED
 from distloss._audit.checks.causes.unexplained import UNEXPLAINED
 from distloss._audit.checks.causes.uniform_factor import DIVIDED_TWICE, SUM_OF_MEANS
 from distloss._audit.checks.check import Check
@@ -100,6 +101,16 @@ def _of_a_sum(
     shown = f"{name}: in the whole, the parts count {_shown(right)}"
     if _is_treated(comparison, deviation, right, shown):
         return True
+    if _is_of_one(given):
+        evidence = f"{name}: the parts count {_shown(given)} on {n} replicas"
+        comparison.find(
+            NOT_REDUCED,
+            deviation.difference,
+            f"{shown}; {evidence}",
+            term=deviation.term,
+            case="one replica",
+        )
+        return True
     mean = given.mean()
     names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
     cause = next((c for f, c in names.items() if abs(mean / f - 1) < 0.02), None)
@@ -150,6 +161,12 @@ def _is_treated(
     cause = NOT_LINEAR if is_right else UNEXPLAINED
     comparison.find(cause, deviation.difference, shown, taken, term=deviation.term)
     return True
+
+
+def _is_of_one(given: Vector) -> bool:
+    """Whether one part counts, and no other does."""
+    sizes = np.sort(np.abs(given))
+    return bool(sizes[-2] < 0.02 * sizes[-1])
 
 
 def _is_split(rows: int, replicas: int) -> str:

@@ -1,0 +1,76 @@
+"""Updates that lose replicas: one alone counts, or each clips in its own way.
+
+As in `test_diagnosis`: gradients made in NumPy, and the cause by which they were made.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from distloss._audit.checks import diagnosis
+from distloss._audit.checks.baseline import Baseline
+from distloss._audit.checks.compare import Observation, StepFacts
+
+ROWS, SIZE = 23, 6
+GRADIENTS = np.random.default_rng(3).normal(size=[ROWS, SIZE])
+GRADIENTS *= np.linspace(0.5, 2, ROWS)[:, np.newaxis]
+FACTS = StepFacts(names=("a",), sizes=(SIZE,), eps=2.0**-23, rows=ROWS)
+
+
+def sums(probe):
+    """The gradient of the sum of each replica's rows."""
+    return [GRADIENTS[start:stop].sum(0) for start, stop in probe.micro[0]]
+
+
+def rows_in(probe):
+    return sum(stop - start for start, stop in probe.micro[0])
+
+
+def found(look, replicas, facts=FACTS):
+    baseline = Baseline(look, facts, 0.0, None)
+    findings = diagnosis.diagnosis(replicas, baseline, patient=lambda: True).findings
+    return [finding for finding in findings if finding.cause != "empty-replica"]
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_the_update_of_one_replica_is_not_reduced(which, factor, replicas):
+    def look(count, probe):
+        one = sums(probe)[which] * (factor if count > 1 else 1)
+        return Observation(one / rows_in(probe), loss=(1.0,))
+
+    (finding,) = found(look, replicas)
+    assert finding.cause == "not-reduced"
+    assert "that of one replica" in finding.explanation
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_replica_that_counts_for_little_is_not_lost(replicas):
+    def look(_count, probe):
+        parts = sums(probe)
+        factors = np.full(len(parts), 0.1)
+        factors[0] = 1
+        whole = sum(f * part for f, part in zip(factors, parts, strict=True))
+        return Observation(whole / rows_in(probe), loss=(1.0,))
+
+    assert "not-reduced" not in [finding.cause for finding in found(look, replicas)]
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+def test_replicas_that_clip_each_in_its_own_way_drift_apart(spread, replicas):
+    facts = dataclasses.replace(FACTS, clip=True, clips_by_hand=True)
+
+    def look(count, probe):
+        whole = sum(sums(probe)) / rows_in(probe)
+        if not probe.clip:
+            return Observation(whole, loss=(1.0,))
+        clipped = whole / np.linalg.norm(whole) / probe.clip
+        # what is seen of the gradient is that of the first replica, which clips
+        return Observation(clipped, loss=(1.0,), spread=spread * (count > 1))
+
+    findings = found(look, replicas, facts)
+    assert [finding.cause for finding in findings] == ["not-reduced"] * bool(spread)
+    assert all("clip each in its own way" in f.explanation for f in findings)
