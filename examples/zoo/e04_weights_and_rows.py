@@ -1,4 +1,4 @@
-"""A loss object weighs the rows, and `compute_average_loss` divides by rows.
+"""A loss object weighs the rows, and their mean is taken: it divides by rows.
 
 One way to write a loss divided by the sum of the weights, another by the number of
 rows; which of them it was depended on whether a string or a function was given.
@@ -9,7 +9,7 @@ Symptom: rows of weight 0 make the loss smaller. Half of them, half the loss.
 """
 
 import tensorflow as tf
-from _common import Loop, keras, weighted_rows
+from _common import Loop, keras, replica_count, weighted_rows
 from _entry import Entry
 
 import distloss
@@ -29,7 +29,7 @@ def wrong():
 
     def loss_of(model, x, y, weight):
         losses = mean_squared_error(y, model(x, training=True), sample_weight=weight)
-        return tf.nn.compute_average_loss(losses)
+        return tf.reduce_mean(losses) / replica_count()
 
     return Loop(loss_of), weighted_rows()
 

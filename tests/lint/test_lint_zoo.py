@@ -79,7 +79,7 @@ WRONG_LINE = {
     "c04_global_count_divided": "loss / replica_count()",
     "c05_average_of_sums": "0.01 * tf.reduce_sum(row_losses(model, x, y))",
     "c07_task_per_replica": "divide_no_nan(total, tf.reduce_sum(is_of_task))",
-    "e04_weights_and_rows": "compute_average_loss(losses)",
+    "e04_weights_and_rows": "tf.reduce_mean(losses)",
     "g02_tokens_of_own_parts": "row_losses(model, x, y) * is_token(x)) / tokens",
     "g03_times_replicas": "loss * replica_count()",
     "g04_sums_averaged": "total / replica_count()",
