@@ -29,7 +29,6 @@ BEGIN, END = "<!-- table: scripts/lint_table.py -->", "<!-- end of lint table --
 SAME = {"batch-dealt-twice": "batch-grows-with-replicas"}  # lint cannot count rows
 NOT_VISIBLE = {
     "a26_slices_apart": "whether an index comes twice is in the data",
-    "e01_last_batch_in_the_report": "how many rows stand for a number is in the data",
     "e02_loss_of_another_output": "which output is meant is not in the program",
     "e03_distance_to_old_weights": "that a term is of weights only is in a loop",
     "f01_one_replica_clips": "what a condition on the rank does is not followed",

@@ -1,4 +1,4 @@
-"""Updates that lose replicas: one alone counts, or each clips in its own way.
+"""Updates that lose replicas, or a term of which averages means of replicas.
 
 As in `test_diagnosis`: gradients made in NumPy, and the cause by which they were made.
 """
@@ -74,3 +74,52 @@ def test_replicas_that_clip_each_in_its_own_way_drift_apart(spread, replicas):
     findings = found(look, replicas, facts)
     assert [finding.cause for finding in findings] == ["not-reduced"] * bool(spread)
     assert all("clip each in its own way" in f.explanation for f in findings)
+
+
+TWO = StepFacts(names=("shared", "head"), sizes=(SIZE, SIZE), eps=2.0**-23, rows=ROWS)
+OF_HEAD = np.random.default_rng(5).normal(size=[ROWS, SIZE])
+TOKENS = np.linspace(1, 9, ROWS).round()
+
+
+def two_terms(count, probe, *, is_right):
+    """The first term counts tokens of all; the second, of a head, those of each."""
+    total = np.zeros(2 * SIZE)
+    parts = [np.arange(start, stop) for start, stop in probe.micro[0]]
+    tokens = TOKENS[np.concatenate(parts)].sum()
+    for rows in parts:
+        both = np.concatenate([GRADIENTS[rows], OF_HEAD[rows]], axis=1)
+        second = np.concatenate([0.5 * OF_HEAD[rows], OF_HEAD[rows]], axis=1)
+        both[:, SIZE:] = 0
+        own = tokens if is_right else max(TOKENS[rows].sum() * count, 1)
+        weight = TOKENS[rows, np.newaxis]
+        total += (weight * both).sum(0) / tokens + (weight * second).sum(0) / own
+    return Observation(total, loss=(1.0,))
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_means_that_are_averaged_show_in_the_head_of_their_term(replicas):
+    def look(count, probe):
+        return two_terms(count, probe, is_right=False)
+
+    (finding,) = found(look, replicas, TWO)
+    assert finding.cause == "mean-of-means"
+    assert "in head the means of the replicas" in finding.evidence[0]
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_two_terms_with_denominators_of_all_agree(replicas):
+    def look(count, probe):
+        return two_terms(count, probe, is_right=True)
+
+    assert not found(look, replicas, TWO)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_head_too_small_to_tell_names_nothing(replicas):
+    sizes = (2 * SIZE - 1, 1)
+
+    def look(count, probe):
+        return two_terms(count, probe, is_right=False)
+
+    small = dataclasses.replace(TWO, sizes=sizes)
+    assert {f.cause for f in found(look, replicas, small)} == {"unexplained"}
