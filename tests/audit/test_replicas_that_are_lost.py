@@ -123,3 +123,34 @@ def test_a_head_too_small_to_tell_names_nothing(replicas):
 
     small = dataclasses.replace(TWO, sizes=sizes)
     assert {f.cause for f in found(look, replicas, small)} == {"unexplained"}
+
+
+def means_of_groups(size):
+    def look(count, probe):
+        parts = [np.arange(start, stop) for start, stop in probe.micro[0]]
+        group = min(size, count)
+        total = np.zeros(SIZE)
+        for first in range(0, count, group):
+            rows = np.concatenate(parts[first : first + group])
+            weight = TOKENS[rows]
+            total += weight @ GRADIENTS[rows] / max(weight.sum(), 1)
+        return Observation(total * group / count, loss=(1.0,))
+
+    return look
+
+
+def test_means_of_pairs_are_averaged_on_four_replicas_and_not_on_two():
+    assert not found(means_of_groups(2), 2)
+    (finding,) = found(means_of_groups(2), 4)
+    assert finding.cause == "mean-of-means"
+    assert "groups of 2 replicas count 0.5 each" in finding.evidence[0]
+
+
+def test_one_odd_factor_for_all_variables_is_no_scale_of_some():
+    facts = StepFacts(names=("a", "b"), sizes=(4, 2), eps=2.0**-23, rows=ROWS)
+
+    def look(count, probe):
+        factor = 1.37 if count > 1 else 1.0
+        return Observation(factor * sum(sums(probe)) / rows_in(probe), loss=(1.0,))
+
+    assert {finding.cause for finding in found(look, 4, facts)} == {"unexplained"}

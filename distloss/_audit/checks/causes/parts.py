@@ -159,7 +159,7 @@ def _of_a_sum(
     names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
     cause = next((c for f, c in names.items() if abs(mean / f - 1) < 0.02), None)
     if cause is None or any(abs(f / mean - 1) >= 0.02 for f in given):
-        return False
+        return _of_groups(comparison, deviation, given, right)
     evidence = (
         f"{name}: the means of the replicas count {_shown(given)}; in the mean of the "
         f"whole batch they count {_shown(right)}"
@@ -205,6 +205,28 @@ def _is_treated(
     cause = NOT_LINEAR if is_right else UNEXPLAINED
     comparison.find(cause, deviation.difference, shown, taken, term=deviation.term)
     return True
+
+
+def _of_groups(
+    comparison: Comparison, deviation: Deviation, given: Vector, right: Vector
+) -> bool:
+    """Names means of groups of neighbours that are averaged, such as those of hosts."""
+    n = comparison.replicas
+    sizes = [s for s in range(2, n) if n % s == 0 and len(right) == n]
+    for size in sizes:
+        groups = right.reshape(-1, size)
+        means = (groups / groups.sum(axis=1, keepdims=True)).ravel() * size / n
+        if np.allclose(given, means, rtol=0.02):
+            evidence = (
+                f"{deviation.probe.name}: the means of groups of {size} replicas count "
+                f"{size / n:.3g} each: those of replicas count {_shown(given)}, and in "
+                f"the mean of the whole batch {_shown(right)}"
+            )
+            comparison.find(
+                MEAN_OF_MEANS, deviation.difference, evidence, term=deviation.term
+            )
+            return True
+    return False
 
 
 def _is_of_one(given: Vector) -> bool:
