@@ -50,7 +50,7 @@ NOT_VISIBLE = {
     "g12_chunks_of_a_loss": "named in its line as `mean-of-means`, of a chunk",
     "g17_count_in_float16": "how many tokens there are is in the data",
     "g18_longest_text": "a maximum is no count",
-    "g19_sum_reduction": "the value of a loss that scales itself is not followed",
+    "g19_count_of_all_and_mean": "a sum over replicas inside a loss is not followed",
 }
 
 
