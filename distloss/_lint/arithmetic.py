@@ -187,10 +187,11 @@ def _times(one: Value, other: Value, sign: int, place: Place) -> Value:
         if base in _FACTORS
     ]
     powers = {base: n * sign for base, n in other.powers}
+    # A ratio of counts has no powers, and is a factor all the same.
     return replace(
         one,
         powers=powers_of_product(dict(one.powers), powers),
-        steps=one.steps + tuple(steps),
+        steps=one.steps + (tuple(steps) if other.powers else other.steps),
         sure=one.sure and other.sure,
     )
 

@@ -9,7 +9,8 @@ class Entry:
 
     Attributes:
       bug: its number in our catalogue: A for tf.distribute and Keras, B for Horovod,
-        C for what is known from other frameworks.
+        C for what is known from other frameworks, E for silent bugs of Keras, F for
+        errors that TrainCheck reproduced, G for token counts.
       title: what was done wrong, in a few words.
       reported: issues and pull requests, as "owner/repository#number".
       cause: the finding of `distloss audit` on `wrong`.

@@ -128,4 +128,51 @@ NOT_RUN = (
         "What is done with what `strategy.run` returned is no part of the step: "
         "`distloss lint` names it in the source",
     ),
+    NotRun(
+        "E1",
+        "the loss of an epoch: means of batches, a short last one like a full one",
+        ("tensorflow/tensorflow#38596",),
+        "No bug of a step: each batch shows its loss, the mean over batches was wrong. "
+        "Keras weighs batches by their rows since TensorFlow 2.2",
+    ),
+    NotRun(
+        "E5",
+        "metrics of `compile` that do not respect masks",
+        ("tensorflow/tensorflow#40002",),
+        "A metric, not a step: gradient and loss are right. `weighted_metrics` are "
+        "given the mask",
+    ),
+    NotRun(
+        "E6",
+        "logs of a batch: the loss of the batch beside a running accuracy",
+        ("tensorflow/tensorflow#36400",),
+        "What a callback is shown, not a step. Keras 3 shows running means of both",
+    ),
+    NotRun(
+        "F12",
+        "collectives with other arguments on some ranks, which hang",
+        ("deepspeedai/DeepSpeed#6714",),
+        "A step that waits for ever has no gradient to compare. "
+        "`f06_collectives_in_other_order` is the silent form",
+    ),
+    NotRun(
+        "G20",
+        "the gradient of a sum, shown as a mean",
+        ("pytorch/torchtitan#2972",),
+        "The same factor on one device and on many: nothing depends on the split",
+    ),
+    NotRun(
+        "G21",
+        "labels counted before the shift, over all replicas",
+        ("huggingface/transformers#46204",),
+        "The same factor however a batch is split. Counted by each replica it is "
+        "`g06_counted_before_the_shift`",
+    ),
+    NotRun(
+        "G22",
+        "a global count in the gradient of a head that has fewer labels",
+        ("NVIDIA/Megatron-LM#2417", "NVIDIA/Megatron-LM#3159"),
+        "A weight of the second term, the same on one device. With local counts it is "
+        "`g08_second_term_local`",
+    ),
 )

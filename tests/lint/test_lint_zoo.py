@@ -87,6 +87,17 @@ WRONG_LINE = {
     "d17_no_aggregation": "self.optimizer.apply_gradients(",
     "d18_weighed_by_rows": "hvd.allreduce(part * g, **self.how)",
     "d22_broadcast_in_each_step": "self.optimizer.apply(gradients",
+    "e04_weights_and_rows": "tf.reduce_mean(losses)",
+    "g02_tokens_of_own_parts": "row_losses(model, x, y) * is_token(x)) / tokens",
+    "g03_times_replicas": "loss * replica_count()",
+    "g04_sums_averaged": "total / replica_count()",
+    "g06_counted_before_the_shift": "losses * is_label) / count / replica_count()",
+    "g08_second_term_local": "confidence_losses * mask) / tf.reduce_sum(mask)",
+    "g09_decaying_weights": "model.compile(",
+    "g13_weights_truncated": "total / tf.cast(tf.maximum(count, 1), tf.float32)",
+    "g14_no_labels_on_a_replica": "total / tf.reduce_sum(is_label)",
+    "g15_ignored_class": "model.compile(",
+    "g16_packed_segments": "tf.reduce_sum(means) / tf.reduce_sum(is_text)",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distloss._lint.quantities import CONSTANT
+from distloss._lint.quantities import CONSTANT, Scalar
 from distloss._lint.rules.made import horovod_optimizers
 from distloss._lint.rules.rule import Hit, Rule, Seen, severity
 from distloss._lint.values import Const
@@ -15,7 +15,7 @@ MEANS = ("mean share", "mean", "keras loss", "distributed loss")
 def _check(seen: Seen) -> Iterator[Hit]:
     for term in seen.terms:
         step = term.scalar.last(*MEANS)
-        divided = term.scalar.power(CONSTANT) < 0
+        divided = term.scalar.power(CONSTANT) < 0 or _is_scaled(term.scalar)
         is_of_part = term.accumulated and term.scalar.part
         if is_of_part and step is not None and not divided:
             yield Hit(
@@ -27,6 +27,12 @@ def _check(seen: Seen) -> Iterator[Hit]:
                 "distloss.prepare(model, microbatches=K).",
             )
     yield from _by_horovod(seen)
+
+
+def _is_scaled(loss: Scalar) -> bool:
+    """Whether the mean of a micro-batch is scaled by what it holds of the step."""
+    last = loss.last(*MEANS, "divided by all rows")
+    return last is not None and last.kind not in MEANS
 
 
 def _by_horovod(seen: Seen) -> Iterator[Hit]:

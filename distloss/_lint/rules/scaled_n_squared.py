@@ -15,6 +15,8 @@ def _check(seen: Seen) -> Iterator[Hit]:
         by_hand = term.scalar.power(REPLICAS) > 0 and term.scalar.numerator != ALL
         if step is None or not by_hand or term.replicas < 1 or not term.is_sum:
             continue
+        if term.is_share and term.replicas == 1:  # N times too large: `sum-of-means`
+            continue
         yield Hit(
             step.place,
             severity(term),

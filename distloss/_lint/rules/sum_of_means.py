@@ -29,6 +29,8 @@ def _check(seen: Seen) -> Iterator[Hit]:
             yield from _of_collective(term)
         elif term.is_local_mean and term.replicas == 0:
             yield from _of_mean(seen, term)
+        elif term.is_share and term.replicas == 1:
+            yield from _of_factor(term)
 
 
 def _of_mean(seen: Seen, term: Term) -> Iterator[Hit]:
@@ -53,6 +55,19 @@ def _of_compiled(seen: Seen, term: Term, place: Place) -> Hit:
         "replicas: N times too large on N replicas.",
         "Return the loss of each row, and add distloss.prepare(model) after compile.",
         models.of_scalar_loss(seen.facts, term),
+    )
+
+
+def _of_factor(term: Term) -> Iterator[Hit]:
+    step = term.scalar.last("multiplied by replicas")
+    if step is None:
+        return
+    yield Hit(
+        step.place,
+        severity(term),
+        "This is divided by what all replicas hold, and multiplied by their number. "
+        "Gradients of replicas are added up: N times too large on N replicas.",
+        "Take this factor out: it belongs where gradients are averaged.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distloss._audit.checks.cause import Cause, by_the_optimizer
+from distloss._audit.checks.causes import not_reduced
 from distloss._audit.checks.causes.sparse_slices import SLICES_APART
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import Observation, StepFacts, norm
@@ -42,6 +43,8 @@ def _clip(comparison: Comparison, even_agrees: bool) -> None:
             comparison.skip("clipping", "the gradient is wrong without it")
             return
         difference = comparison.compare(probe, seen, goal)
+        if not_reduced.apart(comparison, seen, difference, seen, "clipped"):
+            return
         if not difference.agrees:
             how = "as set" if clip == 1 else f"{clip:.3g} times tighter than set"
             comparison.find(

@@ -7,17 +7,27 @@ from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import Difference, Observation
 from distloss._audit.checks.comparison import Comparison
 
+_REMEDY = by_the_optimizer(
+    "By hand: under Horovod use hvd.DistributedGradientTape; "
+    "hvd.DistributedOptimizer does not reduce under Keras 3. Under a strategy call "
+    "optimizer.apply_gradients inside strategy.run, with an optimizer that sums "
+    "over replicas."
+)
+
 NOT_REDUCED = Cause(
     "not-reduced",
     "Replicas update with different gradients, so that their weights drift apart: "
     "nobody adds the gradients up.",
-    by_the_optimizer(
-        "By hand: under Horovod use hvd.DistributedGradientTape; "
-        "hvd.DistributedOptimizer does not reduce under Keras 3. Under a strategy call "
-        "optimizer.apply_gradients inside strategy.run, with an optimizer that sums "
-        "over replicas."
-    ),
+    _REMEDY,
     cases={
+        "clipped": (
+            "Replicas clip each in its own way, so that they update with different "
+            "gradients and their weights drift apart.",
+            by_the_optimizer(
+                "By hand: sum the gradients over replicas first, then clip, with the "
+                "same limit and the norm of the sum on all replicas."
+            ),
+        ),
         "lost": (
             "The update is made of the rows of some replicas only: the gradients of "
             "the others are lost.",
@@ -41,12 +51,14 @@ UPDATES_APART = Cause(
 )
 
 
-def _apart(
+def apart(
     comparison: Comparison,
     seen: Observation,
     difference: Difference,
     after: Observation,
+    case: str = "",
 ) -> bool:
+    """Notes that replicas drift apart, where they do; `after` shows their weights."""
     spread, rounding = max(seen.spread, after.spread), comparison.facts.rounding
     if spread <= rounding:
         return False
@@ -54,9 +66,10 @@ def _apart(
     cause = NOT_REDUCED
     is_multiple = difference.uniform and seen.sources == ("weights",)
     if seen.spread <= rounding or is_multiple:
-        cause, evidence = UPDATES_APART, f"{evidence}, and their gradients do not"
-    comparison.find(cause, difference, evidence)
+        cause, case = UPDATES_APART, ""
+        evidence += ", and their gradients do not"
+    comparison.find(cause, difference, evidence, case=case)
     return True
 
 
-CHECK = Check("weights of replicas", (NOT_REDUCED, UPDATES_APART), on_first_step=_apart)
+CHECK = Check("weights of replicas", (NOT_REDUCED, UPDATES_APART), on_first_step=apart)

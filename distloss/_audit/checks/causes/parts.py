@@ -78,8 +78,52 @@ def explain(comparison: Comparison, deviation: Deviation) -> bool:
             return False
         return _of_no_sum(comparison, deviation, left_of_right)
     if left_of_given > limit:
-        return False
+        return _of_variables(comparison, deviation, parts)
     return _of_a_sum(comparison, deviation, given, right)
+
+
+def _of_variables(
+    comparison: Comparison, deviation: Deviation, parts: list[Vector]
+) -> bool:
+    """Names means that are averaged where only one term of the loss is seen.
+
+    A loss of two terms may have one with a denominator of all replicas and one with
+    that of each. In what both act on no factors fit; in a head of one of them they do.
+    """
+    seen, wanted = comparison.many_and_one(deviation.probe)
+    averaged = []
+    for place, name in zip(
+        comparison.facts.slices(), comparison.facts.names, strict=True
+    ):
+        own = [np.asarray(part[place], np.float64) for part in parts]
+        given = _certain(comparison, seen.gradient[place], own)
+        right = _certain(comparison, wanted.gradient[place], own)
+        if given is None or right is None:
+            continue
+        is_mean = np.allclose(given * comparison.replicas, 1, atol=1e-3)
+        if is_mean and not np.allclose(given, right, rtol=0.02):
+            averaged.append((name, right))
+    if not averaged:
+        return False
+    name, right = averaged[0]
+    evidence = (
+        f"{deviation.probe.name}: in {name} the means of the replicas count "
+        f"1/{comparison.replicas} each; in the mean of the whole batch they count "
+        f"{_shown(right)}"
+    )
+    comparison.find(MEAN_OF_MEANS, deviation.difference, evidence, term=deviation.term)
+    return True
+
+
+def _certain(comparison: Comparison, goal: Vector, parts: list[Vector]) -> Any:
+    """The factors by which parts add up to `goal`, if no others do; or None."""
+    if not all(map(norm, parts)) or not norm(goal):
+        return None
+    directions = np.stack([part / norm(part) for part in parts], axis=1)
+    if len(goal) < len(parts) or np.linalg.svd(directions)[1][-1] < 0.01:
+        return None
+    factors, left = comparison.tolerance.fit(goal, parts)
+    return factors if left <= 30 * comparison.facts.rounding else None
 
 
 def _of_no_sum(comparison: Comparison, deviation: Deviation, left: float) -> bool:
@@ -107,7 +151,7 @@ def _of_a_sum(
     names = {1 / n: MEAN_OF_MEANS, 1.0: SUM_OF_MEANS, 1 / n**2: DIVIDED_TWICE}
     cause = next((c for f, c in names.items() if abs(mean / f - 1) < 0.02), None)
     if cause is None or any(abs(f / mean - 1) >= 0.02 for f in given):
-        return False
+        return _of_groups(comparison, deviation, given, right)
     evidence = (
         f"{name}: the means of the replicas count {_shown(given)}; in the mean of the "
         f"whole batch they count {_shown(right)}"
@@ -171,6 +215,28 @@ def _is_treated(
     cause = NOT_LINEAR if is_right else UNEXPLAINED
     comparison.find(cause, deviation.difference, shown, taken, term=deviation.term)
     return True
+
+
+def _of_groups(
+    comparison: Comparison, deviation: Deviation, given: Vector, right: Vector
+) -> bool:
+    """Names means of groups of neighbours that are averaged, such as those of hosts."""
+    n = comparison.replicas
+    sizes = [s for s in range(2, n) if n % s == 0 and len(right) == n]
+    for size in sizes:
+        groups = right.reshape(-1, size)
+        means = (groups / groups.sum(axis=1, keepdims=True)).ravel() * size / n
+        if np.allclose(given, means, rtol=0.02):
+            evidence = (
+                f"{deviation.probe.name}: the means of groups of {size} replicas count "
+                f"{size / n:.3g} each: those of replicas count {_shown(given)}, and in "
+                f"the mean of the whole batch {_shown(right)}"
+            )
+            comparison.find(
+                MEAN_OF_MEANS, deviation.difference, evidence, term=deviation.term
+            )
+            return True
+    return False
 
 
 def _is_split(rows: int, replicas: int) -> str:

@@ -53,7 +53,8 @@ def _explain(comparison: Comparison, deviation: Deviation) -> bool:
         seen, one = comparison.many_and_one(other)
         apart.append(np.asarray(seen.gradient - one.gradient, np.float64))
     size = max(norm(apart[0]), norm(apart[1]))
-    if not size or norm(apart[0] - apart[1]) > 100 * facts.rounding * size:
+    left = norm(apart[0] - apart[1])
+    if not size or not left <= 100 * facts.rounding * size:  # nor if it is not finite
         return False
     evidence = (
         "the difference from one replica is the same for other rows, so it comes from "

@@ -64,7 +64,7 @@ def _on_replicas(comparison: Comparison, _even_agrees: bool) -> None:
         return
     difference = _apart(look, comparison.facts, n, even)
     comparison.note_doubt(difference)
-    if not difference.agrees:
+    if difference.finite and not difference.agrees:
         shown = f"alpha = {difference.scale:.4g}, rho = {difference.residual:.2g}"
         comparison.find(SLICES_APART, difference, f"{_SHOWN}: {shown}")
 

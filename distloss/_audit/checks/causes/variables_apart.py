@@ -20,6 +20,8 @@ SCALED_APART = Cause(
 def _explain(comparison: Comparison, deviation: Deviation) -> bool:
     limit = 10 * comparison.facts.rounding
     pairs = deviation.difference.variables
+    if deviation.difference.uniform:  # one factor for all is no other scale
+        return False
     if not pairs or any(rho > limit for _, rho in pairs.values()):
         return False
     names = comparison.facts.names
