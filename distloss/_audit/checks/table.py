@@ -9,6 +9,7 @@ from distloss._audit.checks.causes import (
     batch_statistics,
     clipping,
     empty_replica,
+    no_update,
     nominal_batch_size,
     nondeterministic,
     not_reduced,
@@ -29,6 +30,7 @@ from distloss._audit.checks.check import Check
 # In each phase the first that names a cause ends the search for it.
 CHECKS: tuple[Check, ...] = (
     sharding.CHECK,
+    no_update.CHECK,
     nondeterministic.CHECK,
     accumulation.CHECK,
     not_reduced.CHECK,
