@@ -29,6 +29,7 @@ class Probe:
       batch_norm: "frozen" or "live".
       nudge: weights are first moved by so many times the gradient of this probe.
       shifted: the index of a variable that is first given other values, or None.
+      held: whether weights are put back before each call of the step, and nothing else.
       only_added: of the layers that add losses, the one whose losses count, or all.
       alone: what a term of the loss ("added", "regularizers") makes of the gradient:
         the difference of two runs, with and without it. Empty for all terms.
@@ -49,6 +50,7 @@ class Probe:
     batch_norm: str = "frozen"
     nudge: float = 0.0
     shifted: int | None = None
+    held: bool = False
     only_added: int | None = None
     alone: str = ""
     slices_added: bool = False

@@ -255,6 +255,8 @@ class StepUnderTest:
             model.reset_metrics()
         started = time.perf_counter()
         for bounds in probe["micro"]:
+            if probe["held"]:
+                observed.put_weights(model, before)
             outputs = self._step(probe, bounds)
         seconds = time.perf_counter() - started
         change = observed.Change(before, observed.weights_of(model))
