@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from distloss._audit.answers import facts_of, observation, restrictions
 from distloss._audit.checks import diagnosis
 from distloss._audit.checks.baseline import Baseline, calibrated
 from distloss._audit.checks.cause import Model
 from distloss._audit.checks.causes.nondeterministic import NONDETERMINISTIC
-from distloss._audit.checks.compare import NotRun, Observation, StepFacts, norm
+from distloss._audit.checks.compare import NotRun, Observation, StepFacts
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CAUSES, remedy_for
 from distloss._audit.conversation import ChildError, Children
@@ -65,7 +64,7 @@ class Observer:
         plural = "s" * (count > 1)
         self._children.progress(f"{probe.name} on {count} replica{plural}")
         try:
-            seen = _observation(self._asked(count, probe), probe)
+            seen = observation(self._asked(count, probe), probe)
         except ChildError as error:
             if error.error is None:  # it is gone, or hangs
                 self._children.failed[count] = str(error)
@@ -147,15 +146,13 @@ class Session:
         )
         check_divisor(facts, opening)
         self._share_weights(facts)
-        baseline = calibrated(self._observer.look, facts, self._observer.patient)
-        diagnosis.look_at_one_device(baseline)
-        self._findings += baseline.findings
-        self._skipped += baseline.skipped
-        if baseline.is_random:
-            why = "two runs on one device differ, so no split can be compared"
+        found = diagnosis.of_the_trace(self._observer.look, facts)
+        if found:
+            why = "the step changes no weight, so there is no update to compare"
             self._skipped.append(Skipped("other numbers of replicas", why))
+            self._findings += self._told(found, facts)
         else:
-            self._judge(baseline)
+            self._compare_with_one(facts)
         report = Report(
             self._target.name,
             engine,
@@ -173,8 +170,8 @@ class Session:
         """Has the step traced; what it consists of."""
         answers = self._children.ask_all("trace", fatal=(1,), batch_norm="frozen")
         traced = answers[1][0]
-        self._skipped += _restrictions(traced)
-        facts = _facts_of(traced, rows)
+        self._skipped += restrictions(traced)
+        facts = facts_of(traced, rows)
         if self._float64 and facts.eps > 2.0**-52:
             raise AuditError("the step computes in another dtype all the same")
         return facts
@@ -195,6 +192,18 @@ class Session:
 
     # -- judging
 
+    def _compare_with_one(self, facts: StepFacts) -> None:
+        """Looks at the step on one device, and compares others with it."""
+        baseline = calibrated(self._observer.look, facts, self._observer.patient)
+        diagnosis.look_at_one_device(baseline)
+        self._findings += baseline.findings
+        self._skipped += baseline.skipped
+        if baseline.is_random:
+            why = "two runs on one device differ, so no split can be compared"
+            self._skipped.append(Skipped("other numbers of replicas", why))
+        else:
+            self._judge(baseline)
+
     def _judge(self, baseline: Baseline) -> None:
         """Compares each number of replicas with one."""
         failures = self._compare(baseline)
@@ -206,7 +215,7 @@ class Session:
         if failures and not self._findings:
             raise AuditError(failures[0])
         found = diagnosis.reviewed(self._findings)
-        self._findings = self._advised(self._located(found, baseline.facts))
+        self._findings = self._told(found, baseline.facts)
 
     def _compare(self, baseline: Baseline) -> list[str]:
         """Each number of replicas with one; why some could not be run."""
@@ -254,6 +263,10 @@ class Session:
         again = self._observer.run(1, dataclasses.replace(whole, name="built again"))
         return baseline.tolerance.apart(again, first)
 
+    def _told(self, findings: Sequence[Finding], facts: StepFacts) -> list[Finding]:
+        """The findings, with places in the user's code and advice for this model."""
+        return self._advised(self._located(findings, facts))
+
     def _advised(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings, with remedies in terms of this model."""
         if not findings:
@@ -281,68 +294,3 @@ class Session:
             dataclasses.replace(f, location=found.get(CAUSES[f.cause].made_with))
             for f in findings
         ]
-
-
-def _restrictions(traced: dict[str, Any]) -> list[Skipped]:
-    """What cannot be checked of this step as it is."""
-    found = []
-    if "randomness" in traced["found"]:
-        why = "pinned: dropout is off, and each row gets the same random numbers"
-        found.append(Skipped("randomness", why))
-    if traced["eager_because"]:
-        why = "the step ran eagerly, since it cannot be a graph"
-        found.append(Skipped("tracing", f"{why}: {traced['eager_because']}"))
-        why = "looked for in the graph of a step, and this one has none"
-        found.append(Skipped("constants and weighted means", why))
-    return found
-
-
-def _facts_of(traced: dict[str, Any], rows: int) -> StepFacts:
-    found = set(traced["found"])
-    return StepFacts(
-        names=tuple(traced["names"]),
-        sizes=tuple(int(np.prod(shape)) for shape in traced["shapes"]),
-        eps=traced["eps"],
-        rows=rows,
-        tapes=max(1, traced["tapes"]),
-        terms=tuple(sorted(found & {"added", "regularizers"})),
-        clip="clip" in found,
-        clips=tuple((how, tuple(whose)) for how, whose in traced["clips"]),
-        clips_by_hand="clip_by_hand" in found,
-        adders=tuple(traced["adders"]),
-        outputs=tuple(traced["outputs"]),
-        batch_norm="batch_norm" in found,
-        loss_scale=traced["loss_scale"],
-        is_keras=traced["is_keras"],
-        lints=traced["lints"],
-        constants=tuple(traced["constants"]),
-        batch_sizes=tuple(traced["batch_sizes"]),
-    )
-
-
-def _observation(answers: list[dict[str, Any]], probe: Probe) -> Observation:
-    """One of what one process, or each rank, says."""
-    gradients = [np.load(answer["path"]) for answer in answers]
-    spread = max(answer["spread"] for answer in answers)
-    size = norm(gradients[0])
-    # The change of weights is no more exact than they are.
-    noise = 2.0**-20 * answers[0]["size"] * (probe.observe == "weights")
-    for gradient in gradients[1:]:
-        apart = norm(gradient - gradients[0]) - noise
-        if not np.array_equal(gradient, gradients[0], equal_nan=True):
-            spread = max(spread, apart / max(size, norm(gradient)))
-    for answer in answers:
-        pathlib.Path(answer["path"]).unlink()
-    return Observation(
-        sum(gradients) if probe.observe == "tape" else gradients[0],
-        float(np.nan_to_num(spread, nan=np.inf)),
-        tuple(sorted({s for answer in answers for s in answer["sources"]})),
-        tuple(value for answer in answers for value in answer["loss"]),
-        any(answer["moved"] for answer in answers),
-        all(answer["weights_finite"] for answer in answers),
-        answers[0]["size"],
-        max(answer["seconds"] for answer in answers),
-        max(answer["repeats"] for answer in answers),
-        tuple(answers[0]["losses"]),
-        answers[0]["moves_weights"],
-    )

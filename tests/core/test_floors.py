@@ -26,7 +26,7 @@ AUDIT = (
     {"_audit.report"},
     {"_audit.checks"},
     {"_audit.child", "_audit.conversation", "_audit.target"},
-    {"_audit.acceptances", "_audit.opening", "_audit.output"},
+    {"_audit.acceptances", "_audit.answers", "_audit.opening", "_audit.output"},
     {"_audit.processes", "_audit.session", "_audit.step"},
     {"_audit.run"},
     {"_doctor", "_lint"},

@@ -8,7 +8,12 @@ from typing import Any
 
 from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.cause import Cause
-from distloss._audit.checks.compare import Difference, Observation
+from distloss._audit.checks.compare import (
+    Difference,
+    Look,
+    Observation,
+    StepFacts,
+)
 from distloss._audit.checks.comparison import Comparison, Deviation
 from distloss._audit.report.findings import Finding
 
@@ -40,6 +45,8 @@ class Check:
       causes: that it can name.
       on_sharding: names a cause, given the rows that one replica gets first of a data
         set, and those that N get.
+      on_trace: names what is wrong with the traced step by itself, so that there is
+        nothing to compare.
       on_one_device: looks at the step on one device.
       on_first_step: names what makes every other probe on N replicas pointless, given
         what the first shows, how far that is from one replica, and how weights change.
@@ -57,6 +64,7 @@ class Check:
     name: str
     causes: tuple[Cause, ...] = ()
     on_sharding: Callable[[Sharding, Sharding], Finding | None] = _nothing
+    on_trace: Callable[[Look, StepFacts], Finding | None] = _nothing
     on_one_device: Callable[[Baseline], None] = _nothing
     on_first_step: Callable[
         [Comparison, Observation, Difference, Observation], bool

@@ -19,6 +19,25 @@ DOUBT = 4.0
 
 
 @dataclass(frozen=True)
+class Updated:
+    """What the graph of a step does with the variables that the model trains.
+
+    Attributes:
+      read: the indices of those whose values it uses.
+      written: of those that it may give other values.
+      without_gradient: of those of which a tape was asked for a gradient and gave
+        none, though nobody stopped it.
+      elsewhere: names of other variables that it may change and that may hold what
+        is to become an update.
+    """
+
+    read: tuple[int, ...]
+    written: tuple[int, ...]
+    without_gradient: tuple[int, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class StepFacts:
     """What is known about the step before it is compared.
 
@@ -42,6 +61,7 @@ class StepFacts:
       lints: cause -> evidence, of mistakes that are seen in the traced step.
       constants: whole numbers that the step divides a sum over rows by.
       batch_sizes: whole numbers that the step calls the size of the batch.
+      updated: what it does with variables; None where that is not known.
       always: how many rows all batches have; 0 if that is not known.
       is_even: whether replicas have as many rows as each other in each batch.
       splits: that are to be probed besides the even one; None for those that can occur.
@@ -65,6 +85,7 @@ class StepFacts:
     lints: dict[str, str] = field(default_factory=dict)
     constants: tuple[int, ...] = ()
     batch_sizes: tuple[int, ...] = ()
+    updated: Updated | None = None
     always: int = 0
     is_even: bool = False
     splits: tuple[str, ...] | None = None
@@ -305,6 +326,7 @@ class Tolerance:
         matrix = np.stack([np.asarray(p, np.float64) for p in parts], axis=1)
         goal = np.asarray(gradient, np.float64)
         lengths = np.linalg.norm(matrix, axis=0)
+        lengths[lengths == 0] = 1  # of a skipped step, which explains nothing
         factors, *_ = np.linalg.lstsq(matrix / lengths, goal, rcond=None)
         left = norm(goal - matrix / lengths @ factors) / norm(goal)
         return factors / lengths, left

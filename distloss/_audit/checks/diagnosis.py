@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.causes.unexplained import UNEXPLAINED
 from distloss._audit.checks.check import Sharding
-from distloss._audit.checks.compare import NotRun
+from distloss._audit.checks.compare import Look, NotRun, StepFacts
 from distloss._audit.checks.comparison import Comparison, Deviation
 from distloss._audit.checks.probes import Probe
 from distloss._audit.checks.table import CHECKS
@@ -42,6 +42,12 @@ class Diagnosis:
 def sharding_of(on_one: Sharding, on_many: Sharding) -> list[Finding]:
     """What is wrong with who gets which rows of a data set."""
     found = [check.on_sharding(on_one, on_many) for check in CHECKS]
+    return [finding for finding in found if finding]
+
+
+def of_the_trace(look: Look, facts: StepFacts) -> list[Finding]:
+    """What is wrong with a step by itself, after which there is nothing to compare."""
+    found = [check.on_trace(look, facts) for check in CHECKS]
     return [finding for finding in found if finding]
 
 

@@ -28,6 +28,8 @@ class Probe:
       infinite_row: a row whose input is made infinite.
       batch_norm: "frozen" or "live".
       nudge: weights are first moved by so many times the gradient of this probe.
+      shifted: the index of a variable that is first given other values, or None.
+      held: whether weights are put back before each call of the step, and nothing else.
       only_added: of the layers that add losses, the one whose losses count, or all.
       alone: what a term of the loss ("added", "regularizers") makes of the gradient:
         the difference of two runs, with and without it. Empty for all terms.
@@ -47,6 +49,8 @@ class Probe:
     infinite_row: int | None = None
     batch_norm: str = "frozen"
     nudge: float = 0.0
+    shifted: int | None = None
+    held: bool = False
     only_added: int | None = None
     alone: str = ""
     slices_added: bool = False

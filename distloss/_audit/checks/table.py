@@ -9,8 +9,10 @@ from distloss._audit.checks.causes import (
     batch_statistics,
     clipping,
     empty_replica,
+    no_update,
     nominal_batch_size,
     nondeterministic,
+    not_cleared,
     not_reduced,
     overflow,
     parts,
@@ -29,8 +31,10 @@ from distloss._audit.checks.check import Check
 # In each phase the first that names a cause ends the search for it.
 CHECKS: tuple[Check, ...] = (
     sharding.CHECK,
+    no_update.CHECK,
     nondeterministic.CHECK,
     accumulation.CHECK,
+    not_cleared.CHECK,
     not_reduced.CHECK,
     uniform_factor.CHECK,
     added_loss.CHECK,

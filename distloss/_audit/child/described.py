@@ -11,6 +11,8 @@ from distloss._audit.child.built import Built
 from distloss._audit.child.devices import Devices
 from distloss._audit.child.holdings import optimizers_of, path_of
 from distloss._audit.child.instruments import Instruments
+from distloss._audit.child.traced import Traced
+from distloss._audit.child.updated import updated
 from distloss._errors import DistlossError
 from distloss._keras.compiled_model import layers_of
 from distloss._keras.model_hooks import Hook
@@ -21,7 +23,7 @@ from distloss.replicas.horovod import HorovodReplicas
 
 
 def description(
-    built: Built, instruments: Instruments, eager_because: str
+    built: Built, instruments: Instruments, traced: Traced
 ) -> dict[str, Any]:
     """What a traced step consists of."""
     variables, lint = built.model.trainable_variables, instruments.lint
@@ -36,11 +38,12 @@ def description(
         "adders": instruments.ablation.adders,
         "is_keras": built.is_keras,
         "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
-        "eager_because": eager_because,
+        "eager_because": traced.eager_because,
         "tapes": instruments.recorder.tapes,
         "lints": lint.findings(),
         "constants": sorted(lint.constants),
         "batch_sizes": sorted(lint.batch_sizes),
+        "updated": updated(built.model, traced.graph, instruments),
     }
 
 

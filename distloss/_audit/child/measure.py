@@ -160,9 +160,7 @@ class StepUnderTest:
         traced = self._trace_with_all_variables()
         self._traced[batch_norm] = traced
         self._remember()
-        return described.description(
-            self._built, self._instruments, traced.eager_because
-        )
+        return described.description(self._built, self._instruments, traced)
 
     def _trace_with_all_variables(self) -> Traced:
         """Traces again where a trace creates variables, which were not recorded."""
@@ -253,6 +251,8 @@ class StepUnderTest:
         self.restore()
         if nudge:
             self._move_weights(nudge * np.load(path))
+        if probe["shifted"] is not None:
+            self._shift(probe["shifted"])
         model, instruments = self._built.model, self._instruments
         instruments.ablation.batch_norm = probe["batch_norm"]
         instruments.ablation.put(probe)
@@ -262,6 +262,8 @@ class StepUnderTest:
             model.reset_metrics()
         started = time.perf_counter()
         for bounds in probe["micro"]:
+            if probe["held"]:
+                observed.put_weights(model, before)
             outputs = self._step(probe, bounds)
         seconds = time.perf_counter() - started
         change = observed.Change(before, observed.weights_of(model))
@@ -277,6 +279,14 @@ class StepUnderTest:
                 change = by[start : start + size].reshape(component.shape)
                 component.assign_add(tf.cast(change, component.dtype))
             start += size
+
+    def _shift(self, index: int) -> None:
+        """Moves one variable by about its size, each element by another amount."""
+        for component in components(self._built.model.trainable_variables[index]):
+            value = component.numpy().astype(np.float64)
+            size = np.sqrt(np.mean(np.square(value))) or 1.0
+            by = np.cos(1.0 + np.arange(value.size)).reshape(value.shape)
+            component.assign(tf.cast(value + size * by, component.dtype))
 
     def _step(self, probe: dict[str, Any], bounds: Any) -> Any:
         leaves = as_tensors(_changed(leaves_of(self._built.batch), probe))

@@ -22,6 +22,13 @@ def weights_of(model: Any) -> Weights:
     return [[c.numpy() for c in components(v)] for v in variables]
 
 
+def put_weights(model: Any, weights: Weights) -> None:
+    """Gives what the model trains these values."""
+    for variable, values in zip(model.trainable_variables, weights, strict=True):
+        for component, value in zip(components(variable), values, strict=True):
+            component.assign(value)
+
+
 @dataclass(frozen=True)
 class Change:
     """Weights before and after the steps of a probe.

@@ -36,12 +36,16 @@ class Recorder:
       slices: what counts and adds up slices of sparse gradients.
       owners: the id of the optimizer that updates a variable, by the variable's index.
       tapes: the most gradients of one variable that a replica takes in one step.
+      asked: the ids of watched variables of which a tape was asked for a gradient.
+      given: of those, the ones of which it gave any.
     """
 
     def __init__(self, slices: Slices) -> None:
         self.slices = slices
         self.owners: dict[int, int] = {}
         self.tapes = 0
+        self.asked: set[int] = set()
+        self.given: set[int] = set()
         self._cells: dict[int, tuple[tf.Variable, tf.Variable]] = {}
         self._of_tapes: dict[int, tf.Variable] = {}
         self._losses = [_cell([], tf.float64) for _ in range(MOST_TAPES)]
@@ -156,8 +160,11 @@ class Recorder:
     def record_tape(self, target: Any, sources: Any, gradients: Any) -> None:
         """Notes what a tape of this replica gave, where it was asked for weights."""
         pairs = zip(tf.nest.flatten(sources), tf.nest.flatten(gradients), strict=True)
-        found = [(self._component(v), g) for v, g in pairs if g is not None]
-        found = [(component, g) for component, g in found if component is not None]
+        watched = [(self._component(v), g) for v, g in pairs]
+        watched = [(component, g) for component, g in watched if component is not None]
+        self.asked |= {id(component) for component, _ in watched}
+        found = [(component, g) for component, g in watched if g is not None]
+        self.given |= {id(component) for component, _ in found}
         if not found:
             return
         if not hasattr(self._thread, "taken"):

@@ -11,6 +11,7 @@ from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.cause import Cause, Remedy
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import norm, scale_of
+from distloss._audit.checks.probes import Probe
 from distloss._audit.report.findings import Skipped
 
 MEAN_OF_MEANS = Cause(
@@ -72,11 +73,25 @@ def _calls_count_alike(baseline: Baseline) -> None:
     if left > 30 * facts.rounding:
         return
     rows = [bounds[0][1] - bounds[0][0] for bounds in whole.micro]
-    if all(abs(f * len(rows) - 1) < 0.02 for f in factors):
+    counts_alike = all(abs(f * len(rows) - 1) < 0.02 for f in factors)
+    if counts_alike and _are_means(baseline, alike):
         evidence = (
             f"{len(rows)} batches of {rows} rows each count 1/{len(rows)} in the update"
         )
         baseline.find(MEAN_OF_MEANS, 1.0, evidence)
+
+
+def _are_means(baseline: Baseline, alike: list[Probe]) -> bool:
+    """Whether batches of one row, repeated, give the same whatever their length.
+
+    Sums that a constant divides do not: they count alike, too, and are right.
+    """
+    order = (0,) * baseline.facts.rows
+    first, last = (
+        baseline.seen(dataclasses.replace(probe, order=order)).gradient
+        for probe in (alike[0], alike[-1])
+    )
+    return bool(norm(first)) and abs(scale_of(last, first) - 1) < 0.02
 
 
 def _parts_of_a_step(baseline: Baseline) -> None:
