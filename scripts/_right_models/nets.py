@@ -183,6 +183,16 @@ def categories(draw, _style=PLAIN):
     return Body(inputs, x, y, slices=True)
 
 
+def words(draw, _style=PLAIN):
+    """An output for each word of a text."""
+    many, length = draw.between(5, 30), draw.between(3, 9)
+    x = keras.Input([length], dtype="int32")
+    y = layers.Embedding(many, draw.between(2, 8))(x)
+    if draw.chance(0.6):
+        y = layers.Dense(draw.between(2, 8), draw.activation())(y)
+    return Body(x, draw.padded(many, length), y, slices=True)
+
+
 BODIES = (dense, images, series, tokens, categories)
 WITHOUT_SLICES = (dense, images, series)
 
