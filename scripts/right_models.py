@@ -1,13 +1,16 @@
 """Audits right training steps, drawn from seeds: none may be found wrong.
 
-    python scripts/right_models.py --count 100 [--seed 0] [--kinds dense,masks] [--jobs 2]
+    python scripts/right_models.py --count 100 [--seed 0] [--kinds dense,masks]
     python scripts/right_models.py --mutants --count 30
     python scripts/right_models.py --table FILE...
 
-With `--mutants` it plants a mistake in each, and the audit is to name its cause. Prints a
-line for each case that is not as it should be, with the command that repeats it alone,
-and a table at the end; 1 if there was any such case. `--output FILE` appends a line of
-JSON for each case, so that `--table` can add up portions.
+With `--mutants` it plants a mistake in each, and the audit is to name its cause. Prints
+a line for each case that is not as it should be, with the command that repeats it
+alone, and a table at the end; 1 if there was any such case. `--output FILE` appends a
+line of JSON for each case, so that `--table` can add up portions.
+
+A right step takes about 2 to 5 CPU seconds, under Horovod 6 to 10, a mutant 3: each
+process has one with TensorFlow loaded, of which the children of its audits are forks.
 """
 
 import argparse

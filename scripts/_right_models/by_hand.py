@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import distloss
 from _right_models import nets
-from _right_models.draws import optimizer
+from _right_models.draws import optimizer, regularizer
 from _right_models.nets import Style
 
 
@@ -200,11 +200,12 @@ class Loop:
         """The share of this replica."""
         x, y, *weight = batch
         output = self.model(x, training=True)
+        # Read before anything is summed over replicas: it is another one's turn then,
+        # and Keras has one list for all.
+        added = self.model.losses if self.recipe.penalty else []
         values = self.recipe.net.head.values(y, output)
         loss = self.recipe.share(values, self.recipe.weighs(x, y, *weight))
-        if self.model.losses and self.recipe.penalty:
-            loss += self.recipe.penalty(self.model.losses)
-        return loss
+        return loss + self.recipe.penalty(added) if added else loss
 
     def gradients(self, batch):
         """The share of this replica, and its gradients."""
@@ -223,7 +224,7 @@ class Loop:
 class Accumulates(Loop):
     """The same, of so many parts of the rows of a replica.
 
-    Its `share` gets, in the place of weights, the rows that all replicas have in a step.
+    Its `share` gets, in the place of weights, the rows of all replicas in a step.
     """
 
     def loss(self, batch):
@@ -267,7 +268,7 @@ def recipe(draw, share, bodies=(nets.dense, nets.categories), **changes):
 
 def regularized(draw):
     """What layers get whose weights are held small."""
-    return {"kernel_regularizer": draw.of("l1", "l2", "l1_l2")}
+    return {"kernel_regularizer": regularizer(draw)}
 
 
 REGULARIZED = Style(arguments=regularized)

@@ -1,8 +1,15 @@
-"""The case of each seed."""
+"""The case of each seed: importing a module of kinds puts them into the tables."""
 
-from _right_models import kinds, mutants
+from _right_models import (
+    kinds,
+    mistakes,
+    mistakes_compiled,
+    mutants,
+)
 from _right_models.audited import Case
 from _right_models.table import KINDS
+
+MISTAKES = (mistakes, mistakes_compiled)
 
 
 def case_of(seed, is_mutant):
@@ -11,6 +18,11 @@ def case_of(seed, is_mutant):
         return mutants.case_of(seed)
     kind = kinds.kind_of(seed)
     return Case(seed, "", kind.name, kind.splits, kind.engine)
+
+
+def step_of(case):
+    """What `build` returns for it."""
+    return (mutants if case.mutation else kinds).step_of(case.seed)
 
 
 def check(names, is_mutant):

@@ -104,3 +104,9 @@ def clip_settings(draw):
     """How a Keras optimizer clips: so that it acts, sometimes, and not."""
     how = draw.of("clipnorm", "global_clipnorm", "clipvalue")
     return {how: float(10 ** draw.random.uniform(-3, 1))}
+
+
+def regularizer(draw):
+    """One of Keras', of weights."""
+    both = keras.regularizers.L1L2(l1=0.01, l2=0.03)  # which by itself is of neither
+    return draw.of("l1", "l2", both)

@@ -2,11 +2,11 @@
 
 import keras
 
-from _right_models import loops, prepared, steps_of_models
+from _right_models import loops, on_horovod, prepared, steps_of_models
 from _right_models.draws import Draw
 from _right_models.table import KINDS
 
-MODULES = (prepared, loops, steps_of_models)
+MODULES = (prepared, loops, steps_of_models, on_horovod)
 
 
 def kind_of(seed):

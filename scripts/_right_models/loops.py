@@ -1,8 +1,8 @@
 """Kinds of loops that are written by hand, in the several ways that people do it.
 
 The gradient of a batch is that of a sum over its rows, divided by one number of the
-whole batch. Replicas each take the gradient of their part of the sum, which is right for
-any split, as long as that one number is the same for all of them, whoever divides.
+whole batch. Replicas each take the gradient of their part of the sum, which is right
+for any split, as long as that one number is the same for all of them, whoever divides.
 """
 
 import dataclasses
@@ -163,18 +163,16 @@ def loop_penalty_of_rows(draw):
         return by_hand.of_rows(net.head.values(y, output)) + cost
 
     head = dataclasses.replace(net.head, values=values)
-    net = nets.Net(model, net.batch, head)
-    return recipe(draw, draw.of(*TOTALS), net=net).step()
+    both = nets.Net(model, net.batch, head)
+    return recipe(draw, draw.of(*TOTALS), net=both).step()
 
 
 @right()
 def loop_clips_the_sum(draw):
-    """Right since each replica clips the same sum, and gives the optimizer N-th parts."""
+    """Right since all clip the same sum, and give the optimizer N-th parts of it."""
     treat = by_hand.clipped_after_the_sum(float(10 ** draw.random.uniform(-3, 0)))
     treat = draw.of(treat, by_hand.normalized_after_the_sum)
-    return recipe(
-        draw, draw.of(*TOTALS), treat=treat, optimizer=optimizer(draw)
-    ).step()
+    return recipe(draw, draw.of(*TOTALS), treat=treat, optimizer=optimizer(draw)).step()
 
 
 @right()

@@ -233,9 +233,7 @@ def _losses(draw):
             functools.partial(draw.integers, classes),
         ),
         "one_hot": (
-            logits(
-                of.CategoricalCrossentropy, from_logits=True, label_smoothing=0.1
-            ),
+            logits(of.CategoricalCrossentropy, from_logits=True, label_smoothing=0.1),
             classes,
             one_hot,
         ),

@@ -1,7 +1,7 @@
 """Kinds of compiled models: plain Keras on one device is what they must do.
 
-Keras defines the loss of a batch on one device: a sum over rows (or elements, less those
-that a mask leaves out) by their number, or by the sum of weights. `distloss.prepare`
+Keras defines the loss of a batch on one device: a sum over rows (or elements, less
+those that a mask leaves out) by their number, or by the sum of weights. Preparing
 divides the same sums by that number of all replicas, and lets the optimizer see the sum
 of all gradients, so that no split can show.
 """
@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import distloss
 from _right_models import nets
-from _right_models.draws import clip_settings, optimizer
+from _right_models.draws import clip_settings, optimizer, regularizer
 from _right_models.nets import Style
 from _right_models.table import right
 
@@ -138,7 +138,7 @@ def several_outputs(draw):
 
 @right()
 def sample_weights(draw):
-    """Right since weights are in both sums, or in the numerator alone, as Keras says."""
+    """Right since weights are in both sums, or the upper one alone, as Keras says."""
     net = nets.net(draw)
     steps = net.batch[1].ndim > 1 and len(net.model.output_shape) == 3
     weight = draw.weights(*net.batch[1].shape[1:2]) if steps else draw.weights()
@@ -155,16 +155,13 @@ def sums(draw):
     return compiled(draw, net.model, net.head.loss(reduction="sum")), net.batch
 
 
-REGULARIZERS = ("l1", "l2", "l1_l2")
-
-
 @right()
 def weight_regularizers(draw):
     """Right since prepare counts what is the same on each replica once in all."""
 
     def arguments(draw):
         names = "kernel_regularizer", "bias_regularizer"
-        return {name: draw.of(*REGULARIZERS) for name in names if draw.chance(0.7)}
+        return {name: regularizer(draw) for name in names if draw.chance(0.7)}
 
     return one_output(draw, nets.WITHOUT_SLICES, Style(arguments=arguments))
 
@@ -185,7 +182,7 @@ def activity_regularizers(draw):
 
 
 class Adds(layers.Layer):
-    """Adds a mean over rows, the losses of rows, or a penalty on its own weights."""
+    """Adds what rows cost (a mean, a sum, or as they are), or its own weights."""
 
     def __init__(self, what, factor):
         super().__init__()
@@ -202,6 +199,7 @@ class Adds(layers.Layer):
         added = {
             "mean": lambda: ops.mean(rows),
             "rows": lambda: rows,
+            "sum": lambda: ops.sum(rows),
             "weights": lambda: ops.sum(ops.square(self.scale)),
         }
         self.add_loss(self.factor * added[self.what]())

@@ -91,7 +91,7 @@ class Distiller(keras.Model):
 
 @right()
 def own_distiller(draw):
-    """Right since Keras' losses are means over rows, and the teacher has no gradient."""
+    """Right since Keras' losses are means over rows, and the teacher is not trained."""
     width, classes = draw.between(2, 7), draw.between(2, 5)
     model = Distiller(draw, width, classes)
     model.compile(optimizer(draw))
