@@ -3,7 +3,7 @@
 draws     what chance decides
 nets      networks with their batches, and losses that fit them
 by_hand   a loop in pieces
-kinds     right steps, from prepared, loops, steps_of_models, on_horovod; see table
+kinds     right steps, from prepared (and _layers), loops, steps_of_models, on_horovod
 mutants   one mistake planted in a right step, from mistakes, mistakes_compiled
 cases     the right step, or mutant, of a seed
 audited   one case audited, and what came of it

@@ -8,7 +8,7 @@ from _right_models import by_hand, loops, nets
 from _right_models.by_hand import Loop, count, of_rows, recipe, summed
 from _right_models.draws import clip_settings, optimizer
 from _right_models.mutants import plants
-from _right_models.prepared import Adds
+from _right_models.prepared_layers import Adds
 
 # A mean of no rows is not a number, and a wrong gradient comes with a wrong loss.
 NONE, SHOWN = "empty-replica", "report-only"

@@ -51,7 +51,7 @@ def plants(*causes: str, beside: tuple[str, ...] = (), shows: str = "update") ->
 
 def mutation_of(seed):
     """The mutation of this seed: each in turn."""
-    return list(MUTATIONS.values())[seed % len(MUTATIONS)]
+    return MUTATIONS[sorted(MUTATIONS)[seed % len(MUTATIONS)]]
 
 
 def case_of(seed):
