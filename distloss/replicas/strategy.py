@@ -225,7 +225,7 @@ class StrategyReplicas(Replicas):
                 ", or use another strategy."
             )
         needs_no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call
-        if self.count() == 1 or needs_no_merge():
+        if needs_no_merge():  # also where there is no strategy
             super().call_if(condition, function, arguments)
             return
         # A collective may not sit in a tf.cond of a replica's own, but the replicas

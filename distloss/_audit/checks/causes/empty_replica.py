@@ -9,7 +9,7 @@ import numpy as np
 from distloss._audit.checks import probes
 from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.causes.parts import MEAN_OF_MEANS
-from distloss._audit.checks.causes.unexplained import UNEXPLAINED
+from distloss._audit.checks.causes.unexplained import UNEXPLAINED, is_of_accumulation
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.compare import Difference, NotRun
 from distloss._audit.checks.comparison import Comparison
@@ -57,7 +57,7 @@ def _empty(comparison: Comparison, even_agrees: bool) -> None:
             f"{shown}: the loss that the step returns is not finite on one of them",
         )
     elif even_agrees and not difference.agrees:
-        _scaled(comparison, difference, shown)
+        _differs(comparison, probe, difference, shown)
 
 
 def _raises(comparison: Comparison, probe: Probe, error: NotRun) -> None:
@@ -75,7 +75,11 @@ def _raises(comparison: Comparison, probe: Probe, error: NotRun) -> None:
     comparison.find(EMPTY_REPLICA, unknown, evidence, case="raises")
 
 
-def _scaled(comparison: Comparison, difference: Difference, shown: str) -> None:
+def _differs(
+    comparison: Comparison, probe: Probe, difference: Difference, shown: str
+) -> None:
+    if is_of_accumulation(comparison, probe):
+        return
     n, alpha = comparison.replicas, f"alpha = {difference.scale:.4g}"
     known = {finding.cause for finding in comparison.findings}
     if difference.uniform and comparison.tolerance.is_near(

@@ -6,6 +6,7 @@ from distloss._audit.checks.cause import Cause, Remedy
 from distloss._audit.checks.causes.accumulation import counts_wrongly
 from distloss._audit.checks.check import Check
 from distloss._audit.checks.comparison import Comparison, Deviation
+from distloss._audit.checks.probes import Probe
 
 UNEXPLAINED = Cause(
     "unexplained",
@@ -15,12 +16,19 @@ UNEXPLAINED = Cause(
 )
 
 
+def is_of_accumulation(comparison: Comparison, probe: Probe) -> bool:
+    """Whether a cause on one device explains a difference already; notes it."""
+    if not counts_wrongly(comparison.baseline):
+        return False
+    why = "it differs, as the wrong accumulation on one device lets expect"
+    comparison.skip(probe.name, why)
+    return True
+
+
 def explain(comparison: Comparison, deviation: Deviation) -> bool:
     """Says what was tried; or that a cause on one device explains it already."""
     probe, difference = deviation.probe, deviation.difference
-    if counts_wrongly(comparison.baseline):
-        why = "it differs, as the wrong accumulation on one device lets expect"
-        comparison.skip(probe.name, why)
+    if is_of_accumulation(comparison, probe):
         return True
     tried = (
         f"{probe.name}: alpha = {difference.scale:.4g}, rho = "
