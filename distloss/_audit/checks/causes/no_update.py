@@ -140,7 +140,10 @@ def _change(before: tuple[float, ...], after: tuple[float, ...]) -> float:
 
 
 def _stands_still(
-    comparison: Comparison, seen: Observation, difference: Difference
+    comparison: Comparison,
+    seen: Observation,
+    difference: Difference,
+    _after: Observation,
 ) -> bool:
     """Whether N replicas do nothing, and not only need more calls."""
     if seen.moved or norm(seen.gradient) or comparison.facts.loss_scale:
