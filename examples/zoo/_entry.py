@@ -12,7 +12,8 @@ class Entry:
         C for what is known from other frameworks.
       title: what was done wrong, in a few words.
       reported: issues and pull requests, as "owner/repository#number".
-      cause: the finding of `distloss audit` on `wrong`.
+      cause: the finding of `distloss audit` on `wrong`; "cannot-tell" where it is right
+        to name none.
       engine: how replicas are made: "strategy" or "horovod".
       mended_by: what `mended` does instead.
     """

@@ -46,7 +46,7 @@ def audited(name, build, *, replicas=(1, 2), engine="strategy"):
 
 def test_there_are_enough():
     assert len(ENTRIES) >= 28
-    assert {entry.cause for entry in ENTRIES.values()} <= set(CAUSES)
+    assert {entry.cause for entry in ENTRIES.values()} <= {*CAUSES, "cannot-tell"}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -67,8 +67,19 @@ def cause_of(name):
 
 @pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, cause_of), 3))
 def test_the_audit_names_the_bug(name, forked):
+    if ENTRIES[name].cause == zoo_table.CANNOT_TELL:
+        assert names_no_cause(name)
+        return
     report = audited(name, "wrong")
     assert ENTRIES[name].cause in {finding.cause for finding in report.findings}
+
+
+def names_no_cause(name):
+    try:
+        report = audited(name, "wrong")
+    except distloss.DistlossError:
+        return True
+    return not report.agrees and {f.cause for f in report.findings} <= {"unexplained"}
 
 
 @pytest.mark.parametrize("name", some(first_of_each(UNDER_STRATEGY, mended_source), 10))
