@@ -32,8 +32,8 @@ with trainable_variables and train_step(batch), and one global batch (x, y) or
 given; replicas; and [[tool.distloss.accept]] with a cause and the reason why it is left
 as it is. GITHUB_STEP_SUMMARY gets a summary where it is set.
 
-exit codes: 0 gradients agree, 1 they differ, 2 could not be checked, or the report
-could not be written; of several targets the worst
+exit codes: 0 gradients agree, 1 they differ, 2 could not be checked or told, or the
+report could not be written; of several targets the worst
 """
 
 
@@ -169,7 +169,8 @@ def run(arguments: argparse.Namespace) -> int:
     for one in audits.unchecked:
         output.say(f"distloss: {f'{one.target}: ' * audits.several}{one.why}")
     _append_summary(audits)
-    if not _is_delivered(audits, arguments) or audits.unchecked:
+    unknown = any(one.answer == "cannot tell" for one in audits.reports)
+    if not _is_delivered(audits, arguments) or audits.unchecked or unknown:
         return NOT_CHECKED
     return AGREES if audits.passes else DIFFERS
 

@@ -163,7 +163,7 @@ def _decided(first: Verdict, verdict: Callable[..., Verdict]) -> Report:
     except AuditError as error:
         why = f"{worst}; float64, which would decide, did not run: {error}"
         return dataclasses.replace(
-            report, skipped=(*report.skipped, Skipped(check, why))
+            report, skipped=(*report.skipped, Skipped(check, why, unseen=True))
         )
     found = [
         dataclasses.replace(f, evidence=(*f.evidence, "all of it in float64"))

@@ -13,7 +13,8 @@ class Entry:
         errors that TrainCheck reproduced, G for token counts.
       title: what was done wrong, in a few words.
       reported: issues and pull requests, as "owner/repository#number".
-      cause: the finding of `distloss audit` on `wrong`.
+      cause: the finding of `distloss audit` on `wrong`; "cannot-tell" where it is right
+        to name none.
       engine: how replicas are made: "strategy" or "horovod".
       mended_by: what `mended` does instead.
     """

@@ -87,6 +87,8 @@ class Cause:
       may_be_chance: whether a step may only seem to have it, because `build()` draws
         other random numbers each time.
       beyond_rounding: whether the same step in float64 need not show it.
+      is_certain: whether an experiment, or an exact number, leaves no other cause.
+      likely: the cases of which that is not so.
       made_with: what it is about: the "loss", the "optimizer", a "layer" or the "data".
     """
 
@@ -96,6 +98,8 @@ class Cause:
     cases: Mapping[str, tuple[str, Remedy]] = field(default_factory=dict)
     may_be_chance: bool = False
     beyond_rounding: bool = False
+    is_certain: bool = True
+    likely: tuple[str, ...] = ()
     made_with: str = "loss"
 
     def finding(
@@ -104,8 +108,17 @@ class Cause:
         """What the report says, for any model and of no variables in particular."""
         words = self.cases[case] if case else (self.explanation, self.remedy)
         explanation, remedy = words
+        is_certain = self.is_certain and case not in self.likely
         return Finding(
-            self.slug, replicas, scale, 0.0, (), explanation, str(remedy), evidence
+            self.slug,
+            replicas,
+            scale,
+            0.0,
+            (),
+            explanation,
+            str(remedy),
+            evidence,
+            certainty="certain" if is_certain else "likely",
         )
 
     def remedies(self) -> list[Remedy]:

@@ -195,16 +195,19 @@ class Comparison:
 
     # -- noting
 
-    def attempt(self, name: str, check: Callable[[], None]) -> None:
-        """Runs a check; notes why it could not be run."""
+    def attempt(
+        self, name: str, check: Callable[[], None], *, is_needed: bool = False
+    ) -> None:
+        """Runs a check, needed for a verdict or not; notes why it could not be run."""
         try:
             check()
         except NotRun as error:
-            self.skip(name, str(error))
+            self.skip(name, str(error), unseen=is_needed)
 
-    def skip(self, check: str, why: str) -> None:
-        """Notes what is not checked."""
-        self.skipped.append(Skipped(f"{check} on {self.replicas} replicas", why))
+    def skip(self, check: str, why: str, *, unseen: bool = False) -> None:
+        """Notes what is not checked, and whether there is no verdict without it."""
+        name = f"{check} on {self.replicas} replicas"
+        self.skipped.append(Skipped(name, why, unseen))
 
     def find(
         self,

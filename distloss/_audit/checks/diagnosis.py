@@ -116,7 +116,7 @@ def _compare(comparison: Comparison, patient: Callable[[], bool]) -> str:
             comparison.skip(f"{check.split} split", why)
             continue
         run = functools.partial(check.on_replicas, comparison, difference.agrees)
-        comparison.attempt(check.name, run)
+        comparison.attempt(check.name, run, is_needed=bool(check.split))
     return ""
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 SCHEMA = 1
+
+Answer = Literal["agrees", "differs", "cannot tell"]
+Certainty = Literal["certain", "likely"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Finding:
       evidence: numbers, and the probes that they come from.
       location: where in the user's code to look; None where that is not known.
       accepted: why the project leaves it as it is; "" where it does not.
+      certainty: of the cause: "certain" where an experiment isolates it (the difference
+        is gone without it) or an exact number has no other; "likely" where it is what
+        explains the numbers best. That there is a difference is measured in both.
     """
 
     cause: str
@@ -56,14 +62,22 @@ class Finding:
     evidence: tuple[str, ...] = ()
     location: Location | None = None
     accepted: str = ""
+    certainty: Certainty = "certain"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not checked, or only with a restriction, and why."""
+    """What was not checked, or only with a restriction, and why.
+
+    Attributes:
+      check: what it is.
+      why: in words.
+      unseen: whether without it nobody can say that gradients agree.
+    """
 
     check: str
     why: str
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,14 +128,22 @@ class Report:
     seconds: float = 0.0
 
     @property
+    def answer(self) -> Answer:
+        """The verdict; "cannot tell" where nothing was found, and not all seen."""
+        if self.findings:
+            return "differs"
+        return "cannot tell" if any(s.unseen for s in self.skipped) else "agrees"
+
+    @property
     def agrees(self) -> bool:
-        """Whether nothing was found: one batch, one update, and its loss."""
-        return not self.findings
+        """Whether one batch gives one update, and its loss: nothing else was found."""
+        return self.answer == "agrees"
 
     @property
     def passes(self) -> bool:
-        """Whether nothing was found but what the project accepts."""
-        return all(finding.accepted for finding in self.findings)
+        """Whether it agrees but for what the project accepts."""
+        is_known = self.answer != "cannot tell"
+        return is_known and all(finding.accepted for finding in self.findings)
 
     def to_json(self) -> str:
         """The report as JSON, in the schema that the guide of the audit documents."""
@@ -131,6 +153,7 @@ class Report:
         """The report as what JSON can hold; NaN and infinity are strings."""
         return {
             "schema": SCHEMA,
+            "answer": self.answer,
             "agrees": self.agrees,
             "passes": self.passes,
             "target": self.target,

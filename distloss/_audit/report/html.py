@@ -55,7 +55,7 @@ _REPORT = """<div class="distloss-report">
 ({{ report.engine }}), {{ "%.0f"|format(report.seconds) }} s</p>
 <p class="verdict {{ 'good' if report.passes else 'bad' }}">{{ headline }}</p>
 {% for group in causes %}{% set first = group[0] %}
-<section class="{{ 'accepted' if first.accepted else 'cause' }}"><h2>{{ first.cause }}</h2>
+<section class="{{ 'accepted' if first.accepted else 'cause' }}"><h2>{{ named(first) }}</h2>
 <p>{{ first.explanation }}</p>
 <table><tr><th>replicas<th>scale &alpha;<th>residual &rho;<th>seen</tr>
 {% for f in group %}<tr><td>{{ f.replicas }}<td>{{ number(f.scale, 4) }}
@@ -160,6 +160,7 @@ def _report(report: Report, *, plots: bool) -> str:
         variables=names[:200],
         verdict=wording.verdict,
         place=wording.place,
+        named=wording.named,
         lines_around=wording.lines_around,
         short=wording.short,
         number=wording.number,

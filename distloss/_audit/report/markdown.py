@@ -13,6 +13,7 @@ from distloss._audit.report.wording import (
     advice,
     causes,
     headline,
+    named,
     number,
     place,
     probes,
@@ -61,7 +62,7 @@ def _cause(group: list[Finding]) -> list[str]:
         )
         for one in group
     ]
-    parts = [f"#### {_text(first.cause)}", _text(first.explanation)]
+    parts = [f"#### {_text(named(first))}", _text(first.explanation)]
     parts.append(_table(("replicas", "scale", "residual", "seen"), rows))
     parts += [_text(f"Variables: {short(first.variables)}")] * bool(first.variables)
     parts += [_text(f"Look at: {place(first)}")] * bool(first.location)

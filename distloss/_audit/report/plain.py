@@ -10,6 +10,7 @@ from distloss._audit.report.wording import (
     advice,
     causes,
     headline,
+    named,
     number,
     place,
     short,
@@ -29,7 +30,7 @@ def _report(report: Report) -> str:
     lines = [headline(report)]
     for group in causes(report):
         first = group[0]
-        lines += ["", f"{first.cause}: {first.explanation}"]
+        lines += ["", f"{named(first)}: {first.explanation}"]
         for one in group:
             seen = "; ".join(one.evidence)
             lines.append(

@@ -7,7 +7,7 @@ import os
 from distloss._audit.report.audits import Audits
 from distloss._audit.report.findings import Finding, Report
 from distloss._audit.report.printable import printable
-from distloss._audit.report.wording import causes
+from distloss._audit.report.wording import causes, headline
 from distloss._formats.record import Problem, Record
 
 
@@ -21,10 +21,15 @@ def records(audits: Audits) -> list[Record]:
 
 
 def failures(audits: Audits) -> list[Problem]:
-    """The targets that could not be checked."""
-    return [
+    """The targets that could not be checked, or of which nothing can be told."""
+    found = [
         Problem(printable(f"{one.target}: {one.why}"), file_of(one.target))
         for one in audits.unchecked
+    ]
+    return found + [
+        Problem(printable(f"{one.target}: {headline(one)}"), file_of(one.target))
+        for one in audits.reports
+        if one.answer == "cannot tell"
     ]
 
 
@@ -38,6 +43,7 @@ def _skipped(report: Report) -> list[Problem]:
     return [
         Problem(printable(f"{one.check}: {one.why}"), file, severity="hint")
         for one in report.skipped
+        if not (one.unseen and report.answer == "cannot tell")
     ]
 
 
@@ -47,6 +53,8 @@ def _record(group: list[Finding], file: str | None) -> Record:
     message = first.explanation
     if seen:
         message += f" Seen: {'; '.join(seen)}."
+    if first.certainty == "likely":
+        message = f"Likely: {message}"
     if first.accepted:
         message = f"Accepted: {first.accepted} {message}"
     where = first.location

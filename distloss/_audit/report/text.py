@@ -13,6 +13,7 @@ from distloss._audit.report.wording import (
     advice,
     causes,
     headline,
+    named,
     number,
     place,
     probes,
@@ -83,7 +84,7 @@ def _print_cause(console: Any, group: list[Finding]) -> None:
     if place(first):
         parts += [Text(""), Text(f"Look at: {place(first)}", "bold")]
     parts += [Text(""), Text(printable(advice(first)), "cyan")]
-    title = Text(printable(first.cause), "bold")
+    title = Text(printable(named(first)), "bold")
     console.print(Panel(Group(*parts), title=title, title_align="left"))
 
 

@@ -31,6 +31,8 @@ def headline(report: Report) -> str:
     """The verdict in one line."""
     if report.agrees:
         return "Gradients agree: one batch, one update, however it is split."
+    if report.answer == "cannot tell":
+        return f"Cannot tell whether gradients agree. {' '.join(unseen(report))}"
     wrong = _causes(f for f in report.findings if not f.accepted)
     accepted = _causes(f for f in report.findings if f.accepted)
     same = report.measured and all(one.agrees for one in report.measured)
@@ -44,6 +46,17 @@ def headline(report: Report) -> str:
     return f"{told} Accepted: {', '.join(accepted)}." if accepted else told
 
 
+def unseen(report: Report) -> list[str]:
+    """What was not seen without which there is no verdict, in sentences."""
+    return [f"Not seen: {s.check}: {s.why}." for s in report.skipped if s.unseen]
+
+
+def named(finding: Finding) -> str:
+    """The cause, and that it is only likely where it is."""
+    likely = " (likely)" * (finding.certainty == "likely")
+    return f"{finding.cause}{likely}"
+
+
 def _causes(findings: Iterable[Finding]) -> list[str]:
     """The names of causes, each once."""
     return list(dict.fromkeys(finding.cause for finding in findings))
@@ -51,10 +64,12 @@ def _causes(findings: Iterable[Finding]) -> list[str]:
 
 def summary(audits: Audits) -> str:
     """How many targets agree, in one line."""
+    unknown = sum(report.answer == "cannot tell" for report in audits.reports)
     passing = sum(report.passes for report in audits.reports)
     counts = {
         "agree": sum(report.agrees for report in audits.reports),
-        "differ": len(audits.reports) - passing,
+        "differ": len(audits.reports) - passing - unknown,
+        "cannot be told": unknown,
         "could not be checked": len(audits.unchecked),
     }
     counts["differ as accepted"] = passing - counts["agree"]

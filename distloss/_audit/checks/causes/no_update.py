@@ -66,6 +66,7 @@ NO_UPDATE = Cause(
             ),
         ),
     },
+    likely=("some",),
     made_with="optimizer",
 )
 

@@ -45,6 +45,7 @@ NOT_DECOMPOSABLE = Cause(
         "other rows; mind that gradients are summed once more."
     ),
     may_be_chance=True,
+    is_certain=False,
 )
 
 NOT_LINEAR = Cause(
@@ -58,6 +59,7 @@ NOT_LINEAR = Cause(
         "again: give it N-th parts."
     ),
     may_be_chance=True,
+    is_certain=False,
 )
 
 

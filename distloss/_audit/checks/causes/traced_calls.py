@@ -14,6 +14,7 @@ ELEMENTS_BY_ROWS = Cause(
         "Take the mean over pixels or tokens first: tf.reduce_mean(loss, axis=...), or "
         "distloss.mean_share(values), which counts elements."
     ),
+    is_certain=False,
 )
 
 WEIGHTS_BY_ROWS = Cause(

@@ -13,6 +13,7 @@ UNEXPLAINED = Cause(
     "The gradient depends on how the batch is split; the cause could not be told.",
     Remedy("See the evidence for what was tried."),
     may_be_chance=True,
+    is_certain=False,
 )
 
 

@@ -14,6 +14,7 @@ SCALED_APART = Cause(
         "those of one replica, may be summed where others are averaged."
     ),
     may_be_chance=True,
+    is_certain=False,
 )
 
 
