@@ -71,7 +71,8 @@ def test_each_kind_is_built_of_a_seed():
         rows = {len(leaf) for leaf in tf.nest.flatten(batch)}
         assert len(rows) == 1, name
         assert ROWS[0] <= rows.pop() <= ROWS[1], name
-        assert model.trainable_variables, name
+        # Keras builds some models with their first batch only.
+        assert model.trainable_variables or not model.built, name
 
 
 # -- mutants are wrong
@@ -133,7 +134,7 @@ def plain_sgd(draw, *, is_linear=False, **settings):
     return keras.optimizers.SGD(0.01, **settings)
 
 
-@pytest.mark.parametrize("name", some(mutants.MUTATIONS, 2))
+@pytest.mark.parametrize("name", some(mutants.MUTATIONS, 3))
 def test_a_planted_mistake_makes_another_update(name, monkeypatch):
     for module in (by_hand, mistakes, mistakes_compiled):
         monkeypatch.setattr(module, "optimizer", plain_sgd)
