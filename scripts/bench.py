@@ -3,6 +3,7 @@
     scripts/bench                             # everything: most of an hour on 2 cores
     scripts/bench --quick                     # less of each, in under 3 minutes
     scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
+    scripts/bench --only wire --rate 1000,0   # two processes, Mbit/s between; needs root
     scripts/bench --toy                       # only shows that it still runs
 
 Every comparison alternates in one process (A B C A B C ...) and is told as the median
@@ -36,6 +37,7 @@ from _bench.steps import (
     static,
 )
 from _bench.tables import pictures, table
+from _bench.wire import ENGINES, WIDTHS, rows_of_wire
 from _virtual import configure, strategy_of
 
 import distloss
@@ -229,6 +231,11 @@ def start(_options):
     return found
 
 
+def wire(options):
+    """What two processes wait for on a link of some Mbit/s: see bench_wire.py."""
+    return rows_of_wire(options)
+
+
 def larger(options):
     """What the model of communication expects where this machine cannot measure."""
     return predictions(options.results)
@@ -247,6 +254,7 @@ QUESTIONS = {
         horovod,
         messages,
         start,
+        wire,
         larger,
     )
 }
@@ -275,6 +283,8 @@ TOY = {
     "replicas": [2],
     "growth": [2],
     "processes": [2],
+    "millions": [1],
+    "rate": [0],
     "pairs": 3,
     "rows": 64,
     "traces": 2,
@@ -287,6 +297,11 @@ def counts(text):
     if min(numbers) < 1:
         raise ValueError(text)
     return numbers
+
+
+def rates(text):
+    """Whole numbers, with commas between them."""
+    return [int(number) for number in text.split(",")]
 
 
 def rounds(text):
@@ -306,6 +321,9 @@ def parsed(arguments):
     add("--replicas", type=counts, default=[1, 2, 4, 8])
     add("--growth", type=counts, default=[1, 2, 4, 8, 16, 32])
     add("--processes", type=counts, default=[2, 3], help="of Horovod")
+    add("--engines", type=names, default=list(ENGINES), help="of wire")
+    add("--millions", type=counts, default=list(WIDTHS), help="of parameters, of wire")
+    add("--rate", type=rates, default=[1000, 0], help="Mbit/s of wire; 0: no limit")
     add("--rows", type=int, default=512, help="of a batch, over all replicas")
     add("--pairs", type=rounds, default=40, help="rounds of each comparison")
     add("--traces", type=rounds, default=5, help="rounds of each comparison of tracing")
@@ -317,6 +335,8 @@ def parsed(arguments):
     parser.set_defaults(**QUICK if quick.quick else TOY if quick.toy else {})
     options = parser.parse_args(arguments)
     unknown = set(options.only) - set(QUESTIONS) | set(options.models) - set(MODELS)
+    unknown |= set(options.engines) - set(ENGINES)
+    unknown |= set(map(str, set(options.millions) - set(WIDTHS)))
     if unknown:
         parser.error(f"no such question or model: {', '.join(sorted(unknown))}")
     options.results = measured_before(options.output, parser)

@@ -1,0 +1,89 @@
+"""Steps of two processes with a wire of some Mbit/s between them."""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+from _bench import link
+
+PROGRAM = pathlib.Path(__file__).parent.parent / "bench_wire.py"
+# Millions of parameters, about: the width of six square layers.
+WIDTHS = {1: 408, 6: 1024, 24: 2048}
+ENGINES = ("horovod", "strategy")
+ROWS = 1536  # with which a step of one thread computes about as long as 1 Gbit/s sends
+STEPS = ("plain", "optimizer", "prepare", "computed", "sum alone", "A/A")
+_START_SECONDS = 120.0
+_SLOWEST_MILLION = 0.5  # seconds of computing of a million of parameters
+
+
+def rows_of_wire(options):
+    """What each engine, size and rate takes; nothing, and why, where that cannot be."""
+    problem = link.problem_here()
+    if problem:
+        print(f"bench: wire {problem}", file=sys.stderr)
+        return []
+    return [
+        measured(engine, millions, rate, options.pairs)
+        for engine in options.engines
+        for millions in options.millions
+        for rate in options.rate
+    ]
+
+
+def measured(engine, millions, rate, pairs):
+    """One row."""
+    width = WIDTHS[millions]
+    with link.link(rate) as names, tempfile.TemporaryDirectory() as folder:
+        arguments = [PROGRAM, engine, width, ROWS, pairs, folder]
+        commands = [
+            ([sys.executable, *arguments], {**os.environ, **environment(engine, index)})
+            for index in range(len(names))
+        ]
+        text = link.run_in(names, commands, seconds_for(millions, rate, pairs))
+    found = json.loads(text[text.rindex('{"parameters"') :])
+    parameters = found.pop("parameters")
+    row = {"engine": engine, "parameters": parameters, "mbit_per_s": rate or "no limit"}
+    return row | limits(found, 4 * parameters, rate) | found
+
+
+def limits(found, size, rate):
+    """What nothing can be faster than, and what each way exposes, in ms."""
+    computed = found["computed"]["ms"]
+    wire = round(size * 8 / (rate * 1e3), 1) if rate else 0.0
+    exposed = {
+        way: round(found[way]["ms"] - computed, 1)
+        for way in ("plain", "optimizer", "prepare")
+    }
+    return {"wire_ms": wire, "limit_ms": max(computed, wire), "exposed_ms": exposed}
+
+
+def seconds_for(millions, rate, pairs):
+    """After which steps are taken to wait for ever."""
+    wire = 4e6 * millions * 8 / (rate * 1e6) if rate else 0.0
+    return _START_SECONDS + (pairs + 2) * len(STEPS) * (
+        3 * wire + _SLOWEST_MILLION * millions + 0.5
+    )
+
+
+def environment(engine, index):
+    """By which a process finds the other."""
+    if engine == "strategy":
+        workers = [f"{address}:9876" for address in link.ADDRESSES]
+        task = {"type": "worker", "index": index}
+        return {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})}
+    return {
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "60",
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "120",
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": link.ADDRESSES[0],
+        "HOROVOD_HOSTNAME": link.ADDRESSES[index],
+        "HOROVOD_RANK": str(index),
+        "HOROVOD_SIZE": "2",
+        "HOROVOD_LOCAL_RANK": "0",
+        "HOROVOD_LOCAL_SIZE": "1",
+        "HOROVOD_CROSS_RANK": str(index),
+        "HOROVOD_CROSS_SIZE": "2",
+    }
