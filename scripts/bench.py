@@ -3,7 +3,7 @@
     scripts/bench                             # everything: most of an hour on 2 cores
     scripts/bench --quick                     # less of each, in under 3 minutes
     scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
-    scripts/bench --only wire --rate 1000,0   # two processes, Mbit/s between; needs root
+    scripts/bench --only wire --rate 1000,0   # two processes, so many Mbit/s between
     scripts/bench --toy                       # only shows that it still runs
 
 Every comparison alternates in one process (A B C A B C ...) and is told as the median
@@ -37,7 +37,7 @@ from _bench.steps import (
     static,
 )
 from _bench.tables import pictures, table
-from _bench.wire import ENGINES, WIDTHS, rows_of_wire
+from _bench.wire import add_arguments_of_wire, rows_of_wire
 from _virtual import configure, strategy_of
 
 import distloss
@@ -299,11 +299,6 @@ def counts(text):
     return numbers
 
 
-def rates(text):
-    """Whole numbers, with commas between them."""
-    return [int(number) for number in text.split(",")]
-
-
 def rounds(text):
     """A number of rounds: of one there is no middle half."""
     if int(text) < 2:
@@ -321,9 +316,6 @@ def parsed(arguments):
     add("--replicas", type=counts, default=[1, 2, 4, 8])
     add("--growth", type=counts, default=[1, 2, 4, 8, 16, 32])
     add("--processes", type=counts, default=[2, 3], help="of Horovod")
-    add("--engines", type=names, default=list(ENGINES), help="of wire")
-    add("--millions", type=counts, default=list(WIDTHS), help="of parameters, of wire")
-    add("--rate", type=rates, default=[1000, 0], help="Mbit/s of wire; 0: no limit")
     add("--rows", type=int, default=512, help="of a batch, over all replicas")
     add("--pairs", type=rounds, default=40, help="rounds of each comparison")
     add("--traces", type=rounds, default=5, help="rounds of each comparison of tracing")
@@ -331,12 +323,11 @@ def parsed(arguments):
     add("--toy", action="store_true", help="little of each: to see that it runs")
     add("--output", type=pathlib.Path, default=pathlib.Path("bench.json"))
     add("--pictures", type=pathlib.Path, help="a folder for PNG files")
+    add_arguments_of_wire(parser)
     quick, _ = parser.parse_known_args(arguments)
     parser.set_defaults(**QUICK if quick.quick else TOY if quick.toy else {})
     options = parser.parse_args(arguments)
     unknown = set(options.only) - set(QUESTIONS) | set(options.models) - set(MODELS)
-    unknown |= set(options.engines) - set(ENGINES)
-    unknown |= set(map(str, set(options.millions) - set(WIDTHS)))
     if unknown:
         parser.error(f"no such question or model: {', '.join(sorted(unknown))}")
     options.results = measured_before(options.output, parser)

@@ -1,5 +1,6 @@
 """Steps of two processes with a wire of some Mbit/s between them."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -16,6 +17,39 @@ ROWS = 1536  # with which a step of one thread computes about as long as 1 Gbit/
 STEPS = ("plain", "optimizer", "prepare", "computed", "sum alone", "A/A")
 _START_SECONDS = 120.0
 _SLOWEST_MILLION = 0.5  # seconds of computing of a million of parameters
+
+
+def add_arguments_of_wire(parser):
+    """Those of this question."""
+    add = parser.add_argument
+    add("--engines", type=_some_of(ENGINES), default=list(ENGINES))
+    add(
+        "--millions",
+        type=_some_of(WIDTHS),
+        default=list(WIDTHS),
+        help="of parameters, with a wire",
+    )
+    add(
+        "--rate",
+        type=lambda text: [int(number) for number in text.split(",")],
+        default=[1000, 0],
+        help="Mbit/s of the wire, with commas between; 0: no limit",
+    )
+
+
+def _some_of(known):
+    """What reads some of them, with commas between."""
+
+    def read(text):
+        by_name = {str(one): one for one in known}
+        unknown = [name for name in text.split(",") if name not in by_name]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"expected {', '.join(by_name)}. Got {', '.join(unknown)}"
+            )
+        return [by_name[name] for name in text.split(",")]
+
+    return read
 
 
 def rows_of_wire(options):
