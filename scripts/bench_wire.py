@@ -7,6 +7,7 @@ Steps alternate, and start together on both processes. Process 0 prints a line o
 
     plain         Horovod's tape; a strategy's own sum
     optimizer     DistributedLoss and DistributedOptimizer in the same loop
+    together      the same, with all gradients in one message
     prepare       the step of a prepared model
     computed      the plain step without communication
     sum alone     the sum of tensors of the gradients' shapes, with nothing around it
@@ -28,6 +29,7 @@ import distloss
 
 HIDDEN, CLASSES = 6, 10
 TIMEOUT_SECONDS = 120
+_ALL = 2**40  # bytes
 
 
 class Horovod:
@@ -39,7 +41,8 @@ class Horovod:
         os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"] = str(_rendezvous(folder))
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
-        self.replicas, self._hvd = distloss.HorovodReplicas(), hvd
+        self._hvd, self.replicas = hvd, distloss.HorovodReplicas()
+        self.together = distloss.HorovodReplicas(bucket_bytes=_ALL)
 
     def on_replica(self, function):
         """`function` as this replica runs it."""
@@ -74,6 +77,7 @@ class Strategy:
         self.rank = self._strategy.cluster_resolver.task_id
         self.size = self._strategy.num_replicas_in_sync
         self.replicas = distloss.StrategyReplicas()
+        self.together = distloss.StrategyReplicas(bucket_bytes=_ALL)
 
     def on_replica(self, function):
         """As above."""
@@ -242,12 +246,14 @@ def main(name, width, rows, pairs, folder="."):
     def ours():
         return distloss.DistributedLoss(crossentropy(), replicas=engine.replicas)
 
-    def distributed(rule):
-        return distloss.DistributedOptimizer(rule, replicas=engine.replicas)
+    def distributed(replicas):
+        wrap = distloss.DistributedOptimizer
+        return lambda rule: wrap(rule, replicas=replicas)
 
     steps = {
         "plain": loop(engine, width, by_hand),
-        "optimizer": loop(engine, width, ours, distributed),
+        "optimizer": loop(engine, width, ours, distributed(engine.replicas)),
+        "together": loop(engine, width, ours, distributed(engine.together)),
         "prepare": prepared(engine, width, (x, y)),
         "computed": loop(Alone(), width, by_hand),
     }
