@@ -73,7 +73,9 @@ class Strategy:
         options = tf.distribute.experimental.CommunicationOptions(
             timeout_seconds=TIMEOUT_SECONDS
         )
-        self._strategy = tf.distribute.MultiWorkerMirroredStrategy(options)
+        self._strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            communication_options=options
+        )
         self.rank = self._strategy.cluster_resolver.task_id
         self.size = self._strategy.num_replicas_in_sync
         self.replicas = distloss.StrategyReplicas()
@@ -203,7 +205,7 @@ def prepared(engine, width, batch):
     model.fit(one, verbose=0)  # which builds
 
     def replica(x, y):
-        return model.train_step((x, y))["loss"]
+        return tf.reduce_mean(model.train_step((x, y))["loss"])
 
     return tf.function(engine.on_replica(replica), input_signature=signature(width))
 
