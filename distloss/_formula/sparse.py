@@ -51,6 +51,14 @@ def _of_one_slice_each(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(sums, indices, gradient.dense_shape)
 
 
+def times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
+    """`gradient * factor`, and 0 where that is 0, be the gradient NaN or not."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.math.multiply_no_nan(gradient, factor)
+    values = tf.math.multiply_no_nan(gradient.values, factor)
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+
+
 def dense(gradient: Any) -> Any:
     """`gradient`, as a tensor where it is `tf.IndexedSlices`."""
     if isinstance(gradient, tf.IndexedSlices):
