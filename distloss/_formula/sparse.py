@@ -18,10 +18,15 @@ from distloss._types import Gradient
 
 
 def shaped(gradient: Any, variable: Any) -> Any:
-    """`gradient`, with the dense shape of `variable` where it is sparse."""
+    """`gradient`, with the shape of `variable` where it has forgotten its own.
+
+    On shapes depends which gradients are summed together, the same on all replicas.
+    """
     if isinstance(gradient, tf.IndexedSlices):
         shape = tf.constant([*variable.shape], tf.int64)
         return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    if isinstance(gradient, tf.Tensor) and gradient.shape.num_elements() is None:
+        gradient.set_shape(variable.shape)
     return gradient
 
 

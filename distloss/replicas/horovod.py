@@ -8,7 +8,7 @@ https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import keras
@@ -94,7 +94,7 @@ class HorovodReplicas(Replicas):
     gradient_op: GradientOp = "sum"
     _: KW_ONLY
     compression: Any = "none"
-    bucket_bytes: int = BUCKET_BYTES
+    bucket_bytes: int = field(default=BUCKET_BYTES, compare=False)
 
     keras_sums_metrics = False
 

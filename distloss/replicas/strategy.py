@@ -7,7 +7,7 @@ import functools
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import keras
@@ -54,7 +54,7 @@ class StrategyReplicas(Replicas):
     """
 
     _: KW_ONLY
-    bucket_bytes: int | None = None
+    bucket_bytes: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.bucket_bytes is not None:

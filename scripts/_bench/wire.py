@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 from _bench import link
+from _bench.model import step_with_wire
 
 PROGRAM = pathlib.Path(__file__).parent.parent / "bench_wire.py"
 # Millions of parameters, about: the width of six square layers.
@@ -90,7 +91,12 @@ def limits(found, size, rate):
         way: round(found[way]["ms"] - computed, 1)
         for way in ("plain", "optimizer", "together", "prepare")
     }
-    return {"wire_ms": wire, "limit_ms": max(computed, wire), "exposed_ms": exposed}
+    return {
+        "wire_ms": wire,
+        "limit_ms": max(computed, wire),
+        "predicted_ms": step_with_wire(computed, wire),
+        "exposed_ms": exposed,
+    }
 
 
 def seconds_for(millions, rate, pairs):
