@@ -33,7 +33,7 @@ def problem_here():
         return f"needs {' and '.join(missing)} (Debian: apt-get install iproute2)."
     if os.geteuid() != 0:
         return "needs root, to make network namespaces (or a container with NET_ADMIN)."
-    with contextlib.suppress(subprocess.SubprocessError), link():
+    with contextlib.suppress(subprocess.SubprocessError, OSError), link():
         return None
     return "needs network namespaces and a link with a rate (ip netns, tc ... tbf)."
 

@@ -76,7 +76,10 @@ def measured(engine, millions, rate, pairs):
             ([sys.executable, *arguments], {**os.environ, **environment(engine, index)})
             for index in range(len(names))
         ]
-        text = link.run_in(names, commands, seconds_for(millions, rate, pairs))
+        try:
+            text = link.run_in(names, commands, seconds_for(millions, rate, pairs))
+        except RuntimeError as error:
+            raise SystemExit(f"bench: wire, {engine}: {error}") from None
     found = json.loads(text[text.rindex('{"parameters"') :])
     parameters = found.pop("parameters")
     row = {"engine": engine, "parameters": parameters, "mbit_per_s": rate or "no limit"}
