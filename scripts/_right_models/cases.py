@@ -4,12 +4,13 @@ from _right_models import (
     kinds,
     mistakes,
     mistakes_compiled,
+    mistakes_updates,
     mutants,
 )
 from _right_models.audited import Case
 from _right_models.table import KINDS
 
-MISTAKES = (mistakes, mistakes_compiled)
+MISTAKES = (mistakes, mistakes_compiled, mistakes_updates)
 
 
 def case_of(seed, is_mutant):
