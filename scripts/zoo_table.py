@@ -63,7 +63,7 @@ def audited(name: str, build: str, entry: Entry, folder: pathlib.Path) -> dict |
     output = folder / f"{name}.{build}.json"
     if not output.exists():
         print(f"{name}:{build}", file=sys.stderr, flush=True)
-        counts = "1,2,3" if entry.engine == "horovod" else "1,2,4"
+        counts = "1,2" if entry.engine == "horovod" else "1,2,4"
         command = [
             sys.executable,
             "-m",

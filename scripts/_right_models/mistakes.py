@@ -246,7 +246,8 @@ def shows_another_loss(draw, planted):
 def slices_apart(draw, planted):
     """Squares slices of one index one by one."""
     of = keras.optimizers
-    kind = draw.of(of.Adam, of.AdamW, of.Nadam, of.RMSprop, of.Adagrad)
+    # Adagrad starts its sum of squares at 0.1, beside which these are nothing.
+    kind = draw.of(of.Adam, of.AdamW, of.Nadam, of.RMSprop)
     chosen = kind(draw.rate())
     chosen = chosen if planted else distloss.DistributedOptimizer(chosen)
     bodies = [nets.categories, nets.words]

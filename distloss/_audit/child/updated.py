@@ -78,7 +78,12 @@ def _elsewhere(graph: Any, found: Uses, known: set[int]) -> list[str]:
         outside for outside, _ in graph.captures if id(outside) in found.written
     ]
     unknown = [one for one in resources if id(one) not in ours_or_known]
-    return names + [str(one.name) for one in unknown]
+    return names + [_named(one) for one in unknown]
+
+
+def _named(resource: tf.Tensor) -> str:
+    # Eager tensors raise where they are asked.
+    return str(getattr(resource, "name", "a resource without a name"))
 
 
 def _may_hold_gradients(variable: tf.Variable) -> bool:
