@@ -15,7 +15,6 @@ import killed
 import numpy as np
 import problem
 import tensorflow as tf
-from in_buckets import in_buckets
 from problem import MEAN, OPTIMIZERS, WEIGHTED
 
 import distloss
@@ -386,7 +385,6 @@ CHECKS = (
     accumulation,
     half_precision_gradients,
     unequal_numbers_of_batches,
-    in_buckets,
     metric,
     broadcast,
     drift,
