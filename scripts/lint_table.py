@@ -46,7 +46,6 @@ NOT_VISIBLE = {
     "d23_rate_of_each_process": "learning rates are not followed",
     "d24_weight_decay_summed": "what depends on weights only is not followed",
     "d25_pairs_used_up": "that `zip` gives its pairs once is not followed",
-    "e02_loss_of_another_output": "which output is meant is not in the program",
     "e03_distance_to_old_weights": "that a term is of weights only is in a loop",
     "f01_one_replica_clips": "what a condition on the rank does is not followed",
     "f02_own_norm": "that a factor differs by replica is in its making",

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import distloss
-from distloss._audit import opening, session
+from distloss._audit import opening
+from distloss._audit.answers import observation
 from distloss._audit.checks import diagnosis, probes
 from distloss._audit.checks.baseline import Baseline
 from distloss._audit.checks.compare import Observation, StepFacts
@@ -128,7 +129,7 @@ def answers(folder, gradients):
 def test_tapes_of_all_processes_are_summed(tmp_path, observe, wanted):
     probe = dataclasses.replace(probes.even(ROWS, 2), observe=observe)
     told = answers(tmp_path, [[1.0, 0.0], [3.0, 0.0]])
-    seen = session._observation(told, probe)
+    seen = observation(told, probe)
     assert seen.gradient.tolist() == [wanted, 0]
 
 
@@ -240,8 +241,8 @@ def test_a_part_that_hardly_counts_is_not_lost():
 
 def test_weights_that_replicas_hold_are_compared_as_exactly_as_they_are(tmp_path):
     probe = dataclasses.replace(probes.even(ROWS, 2), observe="weights")
-    near = session._observation(answers(tmp_path, [[1.0], [1.0 + 2.0**-22]]), probe)
-    apart = session._observation(answers(tmp_path, [[1.0], [1.01]]), probe)
+    near = observation(answers(tmp_path, [[1.0], [1.0 + 2.0**-22]]), probe)
+    apart = observation(answers(tmp_path, [[1.0], [1.01]]), probe)
     assert near.spread <= 0 < 0.005 < apart.spread
 
 
