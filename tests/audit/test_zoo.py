@@ -28,6 +28,8 @@ zoo_table = script("zoo_table")
 ENTRIES = zoo_table.entries()
 UNDER_STRATEGY = [n for n, entry in ENTRIES.items() if entry.engine == "strategy"]
 WITH_HOROVOD = [n for n, entry in ENTRIES.items() if entry.engine == "horovod"]
+# They train nothing, so that nothing is compared: refused in a sentence.
+CHANGE_NOTHING = ("f07_optimizer_of_a_copy", "f08_update_of_a_name")
 has_horovod = importlib.util.find_spec("horovod") is not None
 
 
@@ -70,6 +72,10 @@ def cause_of(name):
 def test_the_audit_names_the_bug(name, forked):
     if ENTRIES[name].cause == zoo_table.CANNOT_TELL:
         assert names_no_cause(name)
+        return
+    if name in CHANGE_NOTHING:
+        with pytest.raises(distloss.DistlossError, match="Got no change"):
+            audited(name, "wrong")
         return
     report = audited(name, "wrong")
     assert ENTRIES[name].cause in {finding.cause for finding in report.findings}
