@@ -218,6 +218,6 @@ class MicroSteps(GivenSums):
 
 
 def _as_gradient(gradient: Any, variable: Any) -> Gradient:
-    if isinstance(gradient, tf.IndexedSlices):
-        return sparse.shaped(gradient, variable)
-    return tf.convert_to_tensor(gradient)
+    if not isinstance(gradient, tf.IndexedSlices):
+        gradient = tf.convert_to_tensor(gradient)
+    return sparse.shaped(gradient, variable)
