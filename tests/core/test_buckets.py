@@ -46,10 +46,13 @@ def test_what_has_no_known_size_travels_by_itself():
 
 
 def test_a_gradient_that_forgot_its_shape_has_that_of_its_variable():
-    function = tf.function(lambda x: found.append(sparse.shaped(x, tf.zeros([3, 2]))))
     found = []
+
+    def traced(x):
+        found.append(sparse.shaped(x, tf.zeros([3, 2])))
+
     for shape in (None, [None, 2], [3, 2]):
-        function.get_concrete_function(tf.TensorSpec(shape))
+        tf.function(traced).get_concrete_function(tf.TensorSpec(shape))
     assert [x.shape for x in found] == [[3, 2]] * 3
 
 
