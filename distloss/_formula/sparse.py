@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from distloss._types import Gradient
+from distloss.replicas import Replicas
 
 
 def shaped(gradient: Any, variable: Any) -> Any:
@@ -48,6 +49,17 @@ def added_up(gradients: Sequence[Gradient], *, densely: bool = False) -> list[Gr
         else gradient
         for gradient in gradients
     ]
+
+
+def to_send(gradients: Sequence[Gradient], replicas: Replicas) -> list[Gradient]:
+    """`gradients` with as few slices as they can have, where there are other replicas.
+
+    All slices go to all replicas, each of which adds them up and, if it clips, measures
+    them: what is added up before is sent and read by nobody else.
+    """
+    if replicas.count() == 1 or is_compiled():
+        return list(gradients)
+    return added_up(gradients)
 
 
 def _of_one_slice_each(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

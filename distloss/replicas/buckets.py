@@ -41,8 +41,10 @@ def buckets(tensors: Sequence[Gradient], bucket_bytes: int) -> list[list[int]]:
 
     From the last to the first, as the backward pass makes the gradients of variables.
     What has `bucket_bytes` travels by itself, since it would wait for what it is put
-    together with; smaller ones are put together until they have as many. It depends on
-    shapes and dtypes alone, so that it is the same on all replicas.
+    together with; smaller ones are put together until they have as many. But those at
+    the end do not wait: there are the numbers by which all sums are divided, which are
+    known before the backward pass, and without which no variable can be updated. It
+    depends on shapes and dtypes alone, so that it is the same on all replicas.
     """
     found: list[list[int]] = []
     small: list[int] = []
@@ -50,6 +52,9 @@ def buckets(tensors: Sequence[Gradient], bucket_bytes: int) -> list[list[int]]:
     for i in reversed(range(len(tensors))):
         size = _bytes_of(tensors[i])
         if size is None or size >= bucket_bytes:
+            if small and not found:
+                found.append(small)
+                small, collected = [], 0
             found.append([i])
             continue
         small.append(i)

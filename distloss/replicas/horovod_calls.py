@@ -144,16 +144,19 @@ def all_reduce(
         hvd.allreduce(_not_constant(tensor), name=f"{name}_{i}", **settings)
         for i, tensor in enumerate(tensors)
     ]
-    for tensor, total in zip(tensors, sums, strict=True):
-        total.set_shape(tensor.shape)  # which is lost where it must not be constant
-    return sums
+    return [_received(t, sent.shape) for t, sent in zip(sums, tensors, strict=True)]
 
 
 def all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.Tensor]:
     """The rows of all processes, one after the other."""
-    return [
+    rows = [
         horovod().allgather(_not_constant(tensor), f"{name}_{i}", **_among(set_id))
         for i, tensor in enumerate(tensors)
+    ]
+    open_rows = tf.TensorShape([None])
+    return [
+        _received(t, open_rows.concatenate(sent.shape[1:]))
+        for t, sent in zip(rows, tensors, strict=True)
     ]
 
 
@@ -223,16 +226,21 @@ def reduce_together(
 
 
 def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
-    """`tensor`, computed when the graph runs.
+    """`[*tensor.shape, 1]`, computed when the graph runs; it copies nothing.
 
     TensorFlow runs operations of constants while it improves a graph, and keeps what
     came out: Horovod's collectives among them, which do not say that they are stateful.
+    So the axis hangs on an operation that says it. A reshape would be taken out.
     https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
     """
-    zero = tf.minimum(horovod().size_op(), 0)  # which is stateful
-    if not tensor.shape.rank:
-        return tensor + tf.cast(zero, tensor.dtype)
-    return tf.reshape(tensor, tf.shape(tensor) + zero)  # which copies nothing
+    return tf.expand_dims(tensor, tf.minimum(horovod().size_op(), 0) - 1)
+
+
+def _received(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """What came back for a tensor of `_not_constant`, in the shape that it had."""
+    received = tf.squeeze(tensor, [-1])
+    received.set_shape(shape)
+    return received
 
 
 @functools.cache

@@ -28,7 +28,9 @@ def tensors_of(*sizes):
         ((8, 8, 8), ALL, [[2, 1, 0]]),
         ((8, 8, 8, 8, 8), 16, [[4, 3], [2, 1], [0]]),
         # what is large enough waits for nothing, and the small ones go on
-        ((400, 8, 400, 8, 400, 8), 100, [[4], [2], [0], [5, 3, 1]]),
+        ((400, 8, 8, 400, 8, 400), 100, [[5], [3], [0], [4, 2, 1]]),
+        # but what comes last, such as the rows of all, is sent first
+        ((400, 8, 400, 8, 8), 100, [[4, 3], [2], [0], [1]]),
         ((), 1, []),
     ],
 )
@@ -42,7 +44,7 @@ def test_what_has_no_known_size_travels_by_itself():
     function.get_concrete_function(tf.TensorSpec([None]))
     assert found == [[1], [0], [2]]
     slices = tf.IndexedSlices(tf.zeros([2, 1]), tf.constant([0, 1]), [3, 1])
-    assert buckets([*tensors_of(8), slices, *tensors_of(8)], ALL) == [[1], [2, 0]]
+    assert buckets([*tensors_of(8), slices, *tensors_of(8)], ALL) == [[2], [1], [0]]
 
 
 def test_a_gradient_that_forgot_its_shape_has_that_of_its_variable():
