@@ -42,7 +42,7 @@ def test_what_has_no_known_size_travels_by_itself():
     function = tf.function(lambda x: found.extend(buckets([x, x, *tensors_of(8)], ALL)))
     found = []
     function.get_concrete_function(tf.TensorSpec([None]))
-    assert found == [[1], [0], [2]]
+    assert found == [[2], [1], [0]]
     slices = tf.IndexedSlices(tf.zeros([2, 1]), tf.constant([0, 1]), [3, 1])
     assert buckets([*tensors_of(8), slices, *tensors_of(8)], ALL) == [[2], [1], [0]]
 
