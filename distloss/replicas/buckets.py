@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def buckets(tensors: Sequence[Gradient], bucket_bytes: int) -> list[list[int]]:
     collected = 0
     for i in reversed(range(len(tensors))):
         size = _bytes_of(tensors[i])
-        if size is None or size >= bucket_bytes:
+        if size >= bucket_bytes:
             if small and not found:
                 found.append(small)
                 small, collected = [], 0
@@ -83,12 +84,14 @@ def of_one_dtype(
     return found
 
 
-def _bytes_of(tensor: Gradient) -> int | None:
-    """None where its shape is open, or it is sparse."""
+def _bytes_of(tensor: Gradient) -> float:
+    """Without end where it is sparse, none where its shape is open, as of few numbers.
+
+    Gradients have the shapes of their variables (`_formula.sparse.shaped`).
+    """
     if isinstance(tensor, tf.IndexedSlices):
-        return None
-    elements = tensor.shape.num_elements()
-    return None if elements is None else int(elements) * int(tensor.dtype.size)
+        return math.inf
+    return int(tensor.shape.num_elements() or 0) * int(tensor.dtype.size)
 
 
 def packed(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -102,9 +105,8 @@ def unpacked(vector: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]
     """What `packed` made of `tensors`, in their shapes again."""
     if len(tensors) == 1:
         return [vector]
-    sizes = [tensor.shape.num_elements() for tensor in tensors]
-    parts = tf.split(vector, sizes)
+    parts = tf.split(vector, [tf.size(tensor) for tensor in tensors])
     return [
-        tf.reshape(part, tensor.shape)
+        tf.reshape(part, tf.shape(tensor))
         for part, tensor in zip(parts, tensors, strict=True)
     ]

@@ -38,11 +38,14 @@ def test_what_travels_together(sizes, bucket_bytes, wanted):
     assert buckets(tensors_of(*sizes), bucket_bytes) == wanted
 
 
-def test_what_has_no_known_size_travels_by_itself():
-    function = tf.function(lambda x: found.extend(buckets([x, x, *tensors_of(8)], ALL)))
+def test_few_numbers_of_which_no_one_knows_how_many_travel_with_others():
+    function = tf.function(lambda x: found.extend(buckets([x, *tensors_of(8, 8)], 16)))
     found = []
     function.get_concrete_function(tf.TensorSpec([None]))
-    assert found == [[2], [1], [0]]
+    assert found == [[2, 1], [0]]
+
+
+def test_slices_travel_by_themselves():
     slices = tf.IndexedSlices(tf.zeros([2, 1]), tf.constant([0, 1]), [3, 1])
     assert buckets([*tensors_of(8), slices, *tensors_of(8)], ALL) == [[2], [1], [0]]
 
