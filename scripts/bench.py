@@ -3,6 +3,7 @@
     scripts/bench                             # everything: most of an hour on 2 cores
     scripts/bench --quick                     # less of each, in under 3 minutes
     scripts/bench --only loss,fit --pairs 40  # adds to what is in bench.json
+    scripts/bench --only wire --rate 1000,0   # two processes, so many Mbit/s between
     scripts/bench --toy                       # only shows that it still runs
 
 Every comparison alternates in one process (A B C A B C ...) and is told as the median
@@ -36,6 +37,7 @@ from _bench.steps import (
     static,
 )
 from _bench.tables import pictures, table
+from _bench.wire import add_arguments_of_wire, rows_of_wire
 from _virtual import configure, strategy_of
 
 import distloss
@@ -229,6 +231,11 @@ def start(_options):
     return found
 
 
+def wire(options):
+    """What two processes wait for on a link of some Mbit/s: see bench_wire.py."""
+    return rows_of_wire(options)
+
+
 def larger(options):
     """What the model of communication expects where this machine cannot measure."""
     return predictions(options.results)
@@ -247,6 +254,7 @@ QUESTIONS = {
         horovod,
         messages,
         start,
+        wire,
         larger,
     )
 }
@@ -275,6 +283,8 @@ TOY = {
     "replicas": [2],
     "growth": [2],
     "processes": [2],
+    "millions": [1],
+    "rate": [0],
     "pairs": 3,
     "rows": 64,
     "traces": 2,
@@ -313,6 +323,7 @@ def parsed(arguments):
     add("--toy", action="store_true", help="little of each: to see that it runs")
     add("--output", type=pathlib.Path, default=pathlib.Path("bench.json"))
     add("--pictures", type=pathlib.Path, help="a folder for PNG files")
+    add_arguments_of_wire(parser)
     quick, _ = parser.parse_known_args(arguments)
     parser.set_defaults(**QUICK if quick.quick else TOY if quick.toy else {})
     options = parser.parse_args(arguments)

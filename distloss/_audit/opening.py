@@ -173,4 +173,4 @@ def starts_apart(count: int, digests: Sequence[str]) -> list[Skipped]:
         f"build() gave each of {count} processes other weights, and the audit gave all "
         "of them those of one; broadcast them before the first step"
     )
-    return [Skipped("starting weights", why)]
+    return [Skipped("starting weights", why, unseen=True)]

@@ -130,7 +130,8 @@ def checked_sums(
     bits = checksums.bits_per_word(replicas.sent_as(wire))
     _refuse_inexact(replicas, wire)
     slots = _slots(checksums.words(sent, bits), replicas)
-    *sums, received = replicas.sum_gradients([*local, tf.cast(slots, wire)], name)
+    # First, and so sent last (replicas/buckets.py): they are known last.
+    received, *sums = replicas.sum_gradients([tf.cast(slots, wire), *local], name)
     received = tf.cast(replicas.as_sum(received), tf.float32)
     received = tf.reshape(received, [replicas.count_as(tf.int32), -1])
     after = [

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distloss._formula import reduce
+from distloss._formula import reduce, sparse
 from distloss._formula.normalization import LossSums
 from distloss._formula.step_context import StepContext, current_step
 from distloss.replicas import Replicas
@@ -137,7 +137,9 @@ class RowsWithGradients:
             factor = step.replicas.loss_to_differentiate(part)
         else:
             factor = rows
-        return [_times(_as(dtype, g), factor) for g in gradients], rows[tf.newaxis]
+        return [sparse.times(_as(dtype, g), factor) for g in gradients], rows[
+            tf.newaxis
+        ]
 
     def divided(self, gradients: list[Any], sums: tf.Tensor) -> list[Any]:
         """Sums of what `to_sum` gave, divided by the rows of all replicas."""
@@ -148,14 +150,6 @@ class RowsWithGradients:
         step.all_rows = tf.cast(rows, tf.float32)
         part = reduce.share(tf.ones_like(rows), rows)  # inverted once for all
         return [tf.math.scalar_mul(part, gradient) for gradient in gradients]
-
-
-def _times(gradient: Any, factor: tf.Tensor) -> Any:
-    """`gradient * factor`, and 0 where that is 0, be the gradient NaN or not."""
-    if not isinstance(gradient, tf.IndexedSlices):
-        return tf.math.multiply_no_nan(gradient, factor)
-    values = tf.math.multiply_no_nan(gradient.values, factor)
-    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
 def _as(dtype: tf.DType, gradient: Any) -> Any:

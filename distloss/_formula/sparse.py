@@ -15,13 +15,19 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from distloss._types import Gradient
+from distloss.replicas import Replicas
 
 
 def shaped(gradient: Any, variable: Any) -> Any:
-    """`gradient`, with the dense shape of `variable` where it is sparse."""
+    """`gradient`, with the shape of `variable` where it has forgotten its own.
+
+    On shapes depends which gradients are summed together, the same on all replicas.
+    """
     if isinstance(gradient, tf.IndexedSlices):
         shape = tf.constant([*variable.shape], tf.int64)
         return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    if isinstance(gradient, tf.Tensor) and gradient.shape.num_elements() is None:
+        gradient.set_shape(variable.shape)
     return gradient
 
 
@@ -45,10 +51,29 @@ def added_up(gradients: Sequence[Gradient], *, densely: bool = False) -> list[Gr
     ]
 
 
+def to_send(gradients: Sequence[Gradient], replicas: Replicas) -> list[Gradient]:
+    """`gradients` with as few slices as they can have, where there are other replicas.
+
+    All slices go to all replicas, each of which adds them up and, if it clips, measures
+    them: what is added up before is sent and read by nobody else.
+    """
+    if replicas.count() == 1 or is_compiled():
+        return list(gradients)
+    return added_up(gradients)
+
+
 def _of_one_slice_each(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     indices, slots = tf.unique(gradient.indices)
     sums = tf.math.unsorted_segment_sum(gradient.values, slots, tf.size(indices))
     return tf.IndexedSlices(sums, indices, gradient.dense_shape)
+
+
+def times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
+    """`gradient * factor`, and 0 where that is 0, be the gradient NaN or not."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.math.multiply_no_nan(gradient, factor)
+    values = tf.math.multiply_no_nan(gradient.values, factor)
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
 def dense(gradient: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from distloss._formula import reduce
+from distloss._formula import reduce, sparse
 from distloss._formula.normalization import LossSums
 from distloss.replicas import Replicas
 
@@ -214,13 +214,13 @@ class FusedWithGradients:
         self._sums: list[tf.Tensor] = []
 
     def weighed(self, gradient: Any) -> Any:
-        """`gradient` of the local mean, to be summed.
+        """`gradient` of the local mean, to be summed; zeros without rows, be it NaN.
 
         In float32 at least: sums of float16 would overflow.
         """
         dtype = reduce.accumulator_dtype(gradient)
         wide = gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)
-        return tf.math.scalar_mul(tf.cast(self.weight, dtype), wide)
+        return sparse.times(wide, tf.cast(self.weight, dtype))
 
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
         """`gradients`, weighed before, and the vector."""

@@ -108,7 +108,7 @@ def _updated_together(
         terms.divide_by_own(replicas.count_as(tf.float32))
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         step.fused = terms.fused(factors, unit, step.rows)
-        apply(model, step, of_rows(step, weighed(model, step, gradients)))
+        apply(model, step, weighed(model, step, gradients))
         whole, step.all_rows = step.fused.loss, step.fused.rows
     else:
         sums = terms.sum(replicas, step.rows)
@@ -203,14 +203,18 @@ def gradients_of(
 
 
 def weighed(model: keras.Model, step: StepContext, gradients: list[Any]) -> list[Any]:
-    """`gradients` of this replica's mean, to be summed with `step.fused`."""
-    return [
-        # what such a variable is overwritten with is no gradient
-        g
-        if g is None or getattr(v, "overwrite_with_gradient", False)
-        else step.fused.weighed(g)
-        for g, v in zip(gradients, model.trainable_weights, strict=True)
-    ]
+    """`gradients` of this replica's mean, to be summed with `step.fused`.
+
+    Zeros without rows, by the weight of each: `of_rows` decides for all of them at
+    once, and the first would wait for the last before it is sent.
+    """
+
+    def one(gradient: Any, variable: Any) -> Any:
+        if getattr(variable, "overwrite_with_gradient", False):
+            return of_rows(step, [gradient])[0]  # what it is overwritten with
+        return None if gradient is None else step.fused.weighed(gradient)
+
+    return [*map(one, gradients, model.trainable_weights)]
 
 
 def of_rows(step: StepContext, gradients: list[Any]) -> list[Any]:

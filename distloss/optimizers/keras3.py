@@ -42,7 +42,8 @@ class DistributedOptimizer(MicroSteps):
 
     Gradients must be shares that add up to the gradient of the whole batch: those of
     a `DistributedLoss`, of `mean_share`, or of a loss scaled by Keras. They are summed
-    by one collective per dtype and update; `tf.IndexedSlices` stay sparse, and their
+    once per update, those of one dtype together (between processes in messages of about
+    1 MB, see `bucket_bytes` of the replicas); `tf.IndexedSlices` stay sparse, and their
     slices of one row are added up, so that they mean the dense gradient.
 
     **Loss scaling.** `LossScaleOptimizer` may be wrapped, or wrap the result, as

@@ -179,7 +179,8 @@ class MicroSteps(GivenSums):
         factor = self.loss_scale_factor  # by which Keras cannot divide slices
         densely = factor is not None
         of_gradients = [variables[i] for i in at]
-        summed, may_update = self._sums_of(present, of_gradients)
+        few = sparse.to_send(present, self._replicas)
+        summed, may_update = self._sums_of(few, of_gradients)
         added_up = sparse.added_up(summed, densely=densely)
         if self.monitor is not None and present:
             scale = getattr(self, "dynamic_scale", factor or 1.0)
@@ -218,6 +219,6 @@ class MicroSteps(GivenSums):
 
 
 def _as_gradient(gradient: Any, variable: Any) -> Gradient:
-    if isinstance(gradient, tf.IndexedSlices):
-        return sparse.shaped(gradient, variable)
-    return tf.convert_to_tensor(gradient)
+    if not isinstance(gradient, tf.IndexedSlices):
+        gradient = tf.convert_to_tensor(gradient)
+    return sparse.shaped(gradient, variable)

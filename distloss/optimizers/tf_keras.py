@@ -95,7 +95,7 @@ class SumsFirst:
             return list(grads_and_vars)
         replicas = replicas_or_current_strategy(self._distloss_replicas)
         name = f"gradients_{type(self).__bases__[1].__name__}"
-        local = [sparse.shaped(*pair) for pair in pairs]
+        local = sparse.to_send([sparse.shaped(*pair) for pair in pairs], replicas)
         # tf-keras adds slices up too, but after it has clipped them
         variables = [variable for _, variable in pairs]
         sums = sparse.added_up(self._sums_of(local, replicas, name, variables))

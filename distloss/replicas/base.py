@@ -99,7 +99,7 @@ class Replicas(abc.ABC):
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"
     ) -> list[Gradient]:
-        """The sums of gradients over all replicas, by one collective per dtype.
+        """The sums of gradients over all replicas, in buckets of one dtype.
 
         Args:
           local: local float tensors, or `tf.IndexedSlices`, which stay sparse: the

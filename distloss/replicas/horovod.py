@@ -8,7 +8,7 @@ https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ from distloss._types import GRADIENT_OPS, Gradient, GradientOp
 from distloss.replicas import horovod_elastic
 from distloss.replicas.alone import is_alone
 from distloss.replicas.base import Replicas
+from distloss.replicas.buckets import BUCKET_BYTES, checked_bucket_bytes
 from distloss.replicas.horovod_calls import (
     SENT,
     all_gather,
@@ -31,7 +32,7 @@ from distloss.replicas.horovod_calls import (
     broadcast,
     horovod,
     process_set_of,
-    reduce_group,
+    reduce_together,
     run_named,
 )
 from distloss.replicas.strategy import StrategyReplicas
@@ -68,11 +69,15 @@ class HorovodReplicas(Replicas):
         share is then made N times larger, so that the average of N is their sum.
       compression: `"fp16"` sends gradients as float16; `"none"` as they are. Also
         `hvd.Compression.fp16` and `.none`. Losses and weights are always sent whole.
+      bucket_bytes: gradients of as many bytes are sent by themselves, as soon as the
+        backward pass has made them; smaller ones together, when they have as many. 1
+        sends each by itself, 2**40 all together after the backward pass. It must be
+        the same on all processes.
 
     Raises:
       ArgumentError: an unknown `gradient_op` (`hvd.Adasum` among them: its result
-        depends on how rows are split) or `compression`.
-      ArgumentTypeError: `process_set` of a wrong type.
+        depends on how rows are split) or `compression`, or `bucket_bytes` below 1.
+      ArgumentTypeError: `process_set` or `bucket_bytes` of a wrong type.
       HorovodMissingError: when used: Horovod is not installed.
       ContextError: when used: `hvd.init()` was not called, or Horovod does not know
         the process set.
@@ -89,6 +94,7 @@ class HorovodReplicas(Replicas):
     gradient_op: GradientOp = "sum"
     _: KW_ONLY
     compression: Any = "none"
+    bucket_bytes: int = field(default=BUCKET_BYTES, compare=False)
 
     keras_sums_metrics = False
 
@@ -97,6 +103,7 @@ class HorovodReplicas(Replicas):
         object.__setattr__(self, "process_set", ranks)
         object.__setattr__(self, "gradient_op", _checked_gradient_op(self.gradient_op))
         object.__setattr__(self, "compression", _checked_compression(self.compression))
+        checked_bucket_bytes(self.bucket_bytes)
 
     def count(self) -> int:
         """The processes of the set, now; one outside the set."""
@@ -144,7 +151,8 @@ class HorovodReplicas(Replicas):
     ) -> list[Gradient]:
         """The sums (with `gradient_op="average"`, averages) over processes.
 
-        Dense gradients are grouped, one group per dtype; sparse ones are gathered.
+        Dense gradients are sent while the backward pass goes on, in buckets of one
+        dtype; sparse ones are gathered.
         """
         sums = list(local)
         if not self._is_included():
@@ -152,8 +160,6 @@ class HorovodReplicas(Replicas):
         is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in local]
         for dtype in dict.fromkeys(g.dtype for g in local):
             same = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
-            # apart, for Horovod fails on a group that mixes them:
-            # https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/__init__.py#L321
             dense = [i for i in same if not is_sparse[i]]
             for i, gradient in zip(dense, self._dense(local, dense, name), strict=True):
                 sums[i] = gradient
@@ -163,8 +169,9 @@ class HorovodReplicas(Replicas):
 
     def _dense(self, local: Sequence[Gradient], at: list[int], name: str) -> Any:
         op = "Sum" if self.gradient_op == "sum" else "Average"
-        settings = {"op": op, "compression": self.compression}
-        return reduce_group([local[i] for i in at], name, self._set_id(), **settings)
+        settings = {"op": op, "compression": self.compression, "set_id": self._set_id()}
+        dense = [local[i] for i in at]
+        return reduce_together(dense, name, self.bucket_bytes, **settings)
 
     def _gathered(self, local: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         parts = [local.values, local.indices]
@@ -259,6 +266,7 @@ class HorovodReplicas(Replicas):
             "process_set": None if ranks is None else list(ranks),
             "gradient_op": self.gradient_op,
             "compression": self.compression,
+            "bucket_bytes": self.bucket_bytes,
         }
 
 

@@ -24,6 +24,7 @@ from distloss._keras.private_names.of_others import (
     PROCESS_SET,
     PROCESS_SETS,
 )
+from distloss.replicas.buckets import buckets, packed, unpacked
 
 
 def horovod() -> Any:
@@ -123,27 +124,39 @@ def _among(set_id: int) -> dict[str, Any]:
     return {"process_set": process_set, "ignore_name_scope": True}
 
 
+# Horovod tells apart what is sent alone by its name, and so processes may send in any
+# order; groups it counts as they come. So there are none, and what travels together is
+# one tensor:
+# https://github.com/horovod/horovod/blob/v0.28.1/horovod/common/group_table.cc
+
+
 def all_reduce(
     tensors: list[tf.Tensor], name: str, *, set_id: int, op: str, compression: str
 ) -> list[tf.Tensor]:
-    """The sum over the processes."""
+    """The sums over the processes, each sent as soon as it is known here."""
     hvd = horovod()
-    sizes = [_size(tensor) for tensor in tensors]
-    smallest = sizes.index(min(sizes))  # one that varies keeps the group from folding
-    return hvd.grouped_allreduce(
-        [_not_constant(t) if i == smallest else t for i, t in enumerate(tensors)],
-        op=getattr(hvd, op),
-        name=name,
-        compression=getattr(hvd.Compression, compression),
+    settings = {
+        "op": getattr(hvd, op),
+        "compression": getattr(hvd.Compression, compression),
         **_among(set_id),
-    )
+    }
+    sums = [
+        hvd.allreduce(_not_constant(tensor), name=f"{name}_{i}", **settings)
+        for i, tensor in enumerate(tensors)
+    ]
+    return [_received(t, sent.shape) for t, sent in zip(sums, tensors, strict=True)]
 
 
 def all_gather(tensors: list[tf.Tensor], name: str, *, set_id: int) -> list[tf.Tensor]:
     """The rows of all processes, one after the other."""
-    return [
+    rows = [
         horovod().allgather(_not_constant(tensor), f"{name}_{i}", **_among(set_id))
         for i, tensor in enumerate(tensors)
+    ]
+    open_rows = tf.TensorShape([None])
+    return [
+        _received(t, open_rows.concatenate(sent.shape[1:]))
+        for t, sent in zip(rows, tensors, strict=True)
     ]
 
 
@@ -175,56 +188,59 @@ def run_named(
         # Eager operations have no name, and Horovod would match them by order.
         key = tuple(sorted(settings.items()))
         return _function_of(collective, f"{name}_eager", key)(tensors)
-    graph = tf.compat.v1.get_default_graph()
-    before = _last_in_graph.get(graph)
-    waits_for = [] if before is None else [graph.get_operation_by_name(before)]
-    with tf.control_dependencies(waits_for):
-        tensors = [tf.identity(tensor) for tensor in tensors]
     results = collective(tensors, f"{name}_{_uses_in_graph(name)}", **settings)
-    _last_in_graph[graph] = _reader_of(results).name
+    _read(results)
     return results
 
 
-# A process that is known to have no rows multiplies by 0, and TensorFlow takes out what
-# comes to nothing: its graph would leave out a collective, or make it before another,
-# and Horovod counts the groups of each process in the order in which they come:
-# https://github.com/horovod/horovod/blob/v0.28.1/horovod/common/group_table.cc
-# So each collective waits for what has read the one before it. This is its name.
-_last_in_graph: Any = weakref.WeakKeyDictionary()
+def _read(results: list[tf.Tensor]) -> None:
+    """Reads a part of each result by an operation that is kept, for it is stateful.
+
+    A process that is known to have no rows multiplies by 0, and TensorFlow takes out
+    what comes to nothing: its graph would leave out a collective.
+    """
+    parts = [tf.reshape(result, [-1])[:1] for result in results]
+    tf.raw_ops.Assert(condition=horovod().size_op() > 0, data=parts)
 
 
-def _reader_of(results: list[tf.Tensor]) -> tf.Operation:
-    """An operation that reads `results` and is kept, for it is stateful."""
-    one = tf.reshape(min(results, key=_size), [-1])[:1]
-    return tf.raw_ops.Assert(condition=horovod().size_op() > 0, data=[one])
-
-
-def _size(tensor: tf.Tensor) -> int:
-    return int(tensor.shape.num_elements() or sys.maxsize)
-
-
-def reduce_group(
-    tensors: list[tf.Tensor], name: str, set_id: int, *, op: str, compression: str
+def reduce_together(
+    tensors: list[tf.Tensor], name: str, bucket_bytes: int, **settings: Any
 ) -> list[tf.Tensor]:
-    """`all_reduce` of tensors of one dtype, under a name that tells groups apart."""
+    """`all_reduce` of tensors of one dtype in buckets, each sent when it is full.
+
+    Under a name that tells which tensors they are.
+    """
     if not tensors:
         return []
     elements = [tensor.shape.num_elements() for tensor in tensors]
     size = "" if None in elements else f"_{sum(elements)}"
     name = f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}"
-    settings = {"set_id": set_id, "op": op, "compression": compression}
-    return run_named(all_reduce, name, tensors, **settings)
+    together, sums = buckets(tensors, bucket_bytes), list(tensors)
+    local = [packed([tensors[i] for i in at]) for at in together]
+    received = run_named(all_reduce, name, local, **settings)
+    for at, total in zip(together, received, strict=True):
+        parts = unpacked(total, [tensors[i] for i in at])
+        for i, part in zip(at, parts, strict=True):
+            sums[i] = part
+    return sums
 
 
 def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
-    """`tensor`, computed when the graph runs.
+    """`[*tensor.shape, 1]`, computed when the graph runs; it copies nothing.
 
     TensorFlow runs operations of constants while it improves a graph, and keeps what
     came out: Horovod's collectives among them, which do not say that they are stateful.
+    So the axis hangs on an operation that says it. A reshape would be taken out.
     https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
     """
-    zero = tf.minimum(horovod().size_op(), 0)  # which is stateful
-    return tensor + tf.cast(zero, tensor.dtype)
+    return tf.expand_dims(tensor, tf.minimum(horovod().size_op(), 0) - 1)
+
+
+def _received(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """What came back for a tensor of `_not_constant`, in the shape that it had."""
+    received = tf.squeeze(tensor, [-1])
+    received.set_shape(shape)
+    return received
 
 
 @functools.cache

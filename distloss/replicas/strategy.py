@@ -7,7 +7,7 @@ import functools
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from distloss._errors import ArgumentTypeError, ContextError
 from distloss._keras import added_losses, versions
 from distloss._types import Gradient
 from distloss.replicas.base import Replicas, without_result
+from distloss.replicas.buckets import BUCKET_BYTES, checked_bucket_bytes, of_one_dtype
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -36,11 +37,28 @@ class StrategyReplicas(Replicas):
     own, each from one batch, so one replica is counted: a loss is divided by the
     weight of that batch and by nothing else, however many workers there are.
 
+    Args:
+      bucket_bytes: gradients of as many bytes are sent by themselves, as soon as the
+        backward pass has made them; smaller ones together, when they have as many.
+        None: 1 MB between workers, and all together in one process.
+        `CommunicationOptions(bytes_per_pack=)` of the strategy cuts further.
+
+    Raises:
+      ArgumentError: `bucket_bytes` is below 1.
+      ArgumentTypeError: it is no int.
+
     Example:
       >>> from distloss import StrategyReplicas
       >>> StrategyReplicas().count()
       1
     """
+
+    _: KW_ONLY
+    bucket_bytes: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.bucket_bytes is not None:
+            checked_bucket_bytes(self.bucket_bytes)
 
     def count(self) -> int:
         """`num_replicas_in_sync` of the current strategy."""
@@ -115,7 +133,7 @@ class StrategyReplicas(Replicas):
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"
     ) -> list[Gradient]:
-        """The sums over replicas; TensorFlow packs a list into one collective.
+        """The sums over replicas; TensorFlow packs a bucket into one collective.
 
         Raises:
           ContextError: there are several replicas, and this is not replica
@@ -127,8 +145,10 @@ class StrategyReplicas(Replicas):
         context = tf.distribute.get_replica_context()
         if context is None:
             raise self._not_in_replica_context()
-        for dtype in dict.fromkeys(g.dtype for g in local):  # a pack has one dtype
-            at = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
+        size = self.bucket_bytes
+        if size is None and not self.is_in_one_process:
+            size = BUCKET_BYTES
+        for at in of_one_dtype(local, size):
             packed = [tf.identity(local[i]) for i in at]  # as in `sum`
             with _meeting_others():
                 summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
@@ -205,6 +225,10 @@ class StrategyReplicas(Replicas):
 
         with _meeting_others():
             return context.merge_call(of_all, args=(list(local),))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras to save."""
+        return {"bucket_bytes": self.bucket_bytes}
 
     def call_if(
         self,

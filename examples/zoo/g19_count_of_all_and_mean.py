@@ -21,7 +21,7 @@ ENTRY = Entry(
     reported=("pytorch/torchtitan#2318", "pytorch/torchtitan#2323"),
     cause="divided-twice",
     engine="strategy",
-    mended_by="no division by N",
+    mended_by="`prepare(model)`, the labels as weights",
 )
 
 IGNORED = -100.0
@@ -48,15 +48,15 @@ def labelled_rows():
     return tokens, np.where(tokens[..., np.newaxis] > 0, y, IGNORED).astype("float32")
 
 
-def compiled(divisor):
-    model = token_model()
-    model.compile(optimizer=sgd(), loss=TokenMean(divisor))
-    return model
-
-
 def wrong():
-    return compiled(replica_count()), labelled_rows()
+    model = token_model()
+    model.compile(optimizer=sgd(), loss=TokenMean(replica_count()))
+    return model, labelled_rows()
 
 
 def mended():
-    return compiled(1), labelled_rows()
+    model = token_model()
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    model.compile(optimizer=sgd(), loss=loss)
+    tokens, y = labelled_rows()
+    return distloss.prepare(model), (tokens, y, (tokens > 0).astype("float32"))

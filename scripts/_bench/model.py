@@ -47,6 +47,18 @@ def expected(devices, step_ms, scalar_us):
     }
 
 
+def step_with_wire(computed_ms, wire_ms):
+    """A step whose gradients are sent after the backward pass, and while it runs.
+
+    Before that there is the forward pass, a third of what is computed.
+    """
+    forward = computed_ms / 3
+    return {
+        "together": round(computed_ms + wire_ms, 1),
+        "in buckets": round(forward + max(computed_ms - forward, wire_ms), 1),
+    }
+
+
 def predictions(results):
     """For NCCL and gloo, and for this machine beside what was measured here."""
     found = []

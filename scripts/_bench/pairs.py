@@ -11,13 +11,19 @@ def seconds_of(function):
     return time.perf_counter() - started
 
 
-def compared(plain, others, pairs):
+def _seconds_after(before, function):
+    before()
+    return seconds_of(function)
+
+
+def compared(plain, others, pairs, before=None):
     """Each of `others` against `plain`, A B C A A B C A ...
 
     Args:
       plain: function without arguments, which ends when its work is done.
       others: name -> such a function.
       pairs: how many rounds, after one that is not counted.
+      before: called before each call, and not timed.
 
     Returns:
       name -> {"ratio", "middle_half", "ms"}, and "plain" -> {"ms"}. Under "A/A" is the
@@ -25,10 +31,11 @@ def compared(plain, others, pairs):
     """
     others = {**others, "A/A": plain}
     functions = {"plain": plain, **others}
+    before = before or (lambda: None)
     for function in functions.values():
         function()
     rounds = [
-        {name: seconds_of(function) for name, function in functions.items()}
+        {name: _seconds_after(before, function) for name, function in functions.items()}
         for _ in range(pairs)
     ]
     found = {"plain": {"ms": _median_ms(rounds, "plain")}}

@@ -15,6 +15,7 @@ TITLES = {
     "growth": "fit of a prepared model on more replicas, against plain Keras",
     "horovod": "Horovod, against its tape with losses scaled by hand",
     "messages": "An all-reduce of Horovod on this machine",
+    "wire": "Two processes with a wire between, against the plain way",
     "start": "Seconds to start, one run each",
     "larger": "Expected cost of a denominator that is waited for",
 }

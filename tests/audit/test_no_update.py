@@ -74,6 +74,19 @@ def test_what_stays_as_it_is_is_said(forked):
     assert not [s for s in silent.skipped if "stay as they are" in s.check]
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("gradients_of_a_part_are_discarded", "cannot tell"),
+        ("gradients_of_a_part_are_kept", "agrees"),
+    ],
+)
+def test_gradients_that_are_discarded_may_be_meant(name, answer, forked):
+    report = audited(name)
+    assert (report.answer, report.findings) == (answer, ())
+    assert any("takes the gradient of" in s.why for s in report.skipped)
+
+
 def test_gradients_that_are_kept_for_somebody_else_cannot_be_told(forked):
     with pytest.raises(distloss.DistlossError, match="Got no change in 16 calls"):
         audited("kept_for_somebody_else")

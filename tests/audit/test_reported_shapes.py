@@ -253,6 +253,7 @@ def test_processes_that_start_apart_are_noted():
     assert opening.starts_apart(2, ["a", "a"]) == []
     (noted,) = opening.starts_apart(2, ["a", "b"])
     assert noted.check == "starting weights"
+    assert noted.unseen
     assert "broadcast" in noted.why
 
 

@@ -134,7 +134,7 @@ def plain_sgd(draw, *, is_linear=False, **settings):
     return keras.optimizers.SGD(0.01, **settings)
 
 
-@pytest.mark.parametrize("name", some(mutants.MUTATIONS, 3))
+@pytest.mark.parametrize("name", some(mutants.MUTATIONS, 5))
 def test_a_planted_mistake_makes_another_update(name, monkeypatch):
     for module in (by_hand, mistakes, mistakes_compiled):
         monkeypatch.setattr(module, "optimizer", plain_sgd)

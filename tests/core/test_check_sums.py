@@ -303,7 +303,7 @@ def test_pairs_that_stay_wrong_are_named(four):
         def sum_gradients(self, local, name="gradients"):
             sums = super().sum_gradients(local, name)
             context_index = self.index()
-            sent = tf.reduce_max(tf.abs(local[0]))
+            sent = tf.reduce_max(tf.abs(local[-1]))
             alone = tf.where(context_index == 1, sent, 0.0)
             [by_first] = super().sum_gradients([alone], "by_first")
             bad = tf.logical_and(context_index == 3, by_first > 0)

@@ -131,6 +131,42 @@ def only_one_replica_updates():
 # -- right, or not to be told
 
 
+class OfOnePart(TwoParts):
+    """Takes all gradients, and applies those of one part."""
+
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            output = self.head(self.body(x, training=True), training=True)
+            loss = distloss.mean_share(tf.reduce_sum((output - y) ** 2, -1))
+        found = tape.gradient(loss, self.trainable_variables)
+        self.keep(found[:2])
+        self.optimizer.apply(found[2:], self.head.trainable_variables)
+        return loss
+
+    def keep(self, gradients):
+        """Does nothing with them."""
+
+
+def gradients_of_a_part_are_discarded():
+    return OfOnePart(asked="head"), rows()
+
+
+class KeptInAnotherPart(OfOnePart):
+    def __init__(self):
+        super().__init__(asked="head")
+        shapes = [v.shape for v in self.body.trainable_variables]
+        self.kept = [tf.Variable(tf.zeros(s), trainable=False) for s in shapes]
+
+    def keep(self, gradients):
+        for variable, gradient in zip(self.kept, gradients, strict=True):
+            variable.assign(gradient)
+
+
+def gradients_of_a_part_are_kept():
+    return KeptInAnotherPart(), rows()
+
+
 def body_is_not_trainable():
     loop = TwoParts(asked="head")
     loop.body.trainable = False

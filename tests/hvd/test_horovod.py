@@ -220,6 +220,27 @@ def test_gradients_sent_as_float16_are_nearly_those_of_one_process(three):
     assert 1e-6 < off < 1e-3  # they were really sent as float16
 
 
+SIZES = ["one byte", "default", "everything"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_buckets_of_any_size_give_the_same_updates(three, size):
+    results = [result["in_buckets"][size] for result in three]
+    wanted = {"weights": plain("SGD", WEIGHTED)["weights"]}
+    assert_as_one_process([r["fitted"] for r in results], wanted)
+    assert_as_one_process([r["prepared"] for r in results], plain("SGD", MEAN))
+    for result in results:
+        eagerly, in_graph = result["mixed"]
+        assert max(eagerly, in_graph) < 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bucket_is_sent_before_the_next_gradient_is_known(three, size):
+    wanted = [["Exp", "Sin"]] if size == "everything" else [["Sin"], ["Exp"]]
+    for result in three:
+        assert result["in_buckets"][size]["waited_for"] == wanted
+
+
 def test_processes_that_run_out_of_batches_stay_in_step(three):
     spans = list(problem.whole())
     first = np.r_[spans[0], spans[1], spans[2]]

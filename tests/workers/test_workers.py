@@ -128,6 +128,7 @@ LOOPS = [
     ("two", "loop_with_mean_share", "Adam"),
     ("two", "loop_over_files", "SGD"),
     ("two", "loop_over_own_rows", "SGD"),
+    ("two", "loop_in_buckets", "SGD"),
     ("three", "loop_over_dealt_rows", "SGD"),
     ("three", "loop_over_files", "SGD"),
     ("three", "loop_over_26_rows", "SGD"),

@@ -27,6 +27,7 @@ class Updated:
       written: of those that it may give other values.
       without_gradient: of those of which a tape was asked for a gradient and gave
         none, though nobody stopped it.
+      discarded: of those whose gradient a tape gave, and which are not written.
       elsewhere: names of other variables that it may change and that may hold what
         is to become an update.
     """
@@ -34,6 +35,7 @@ class Updated:
     read: tuple[int, ...]
     written: tuple[int, ...]
     without_gradient: tuple[int, ...] = ()
+    discarded: tuple[int, ...] = ()
     elsewhere: tuple[str, ...] = ()
 
 

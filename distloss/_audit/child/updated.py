@@ -26,7 +26,8 @@ def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] 
       None where that cannot be known: without a graph, or where Python runs in it.
       Else indices: `read`, `written` for those that an operation may write, and
       `without_gradient` for those of which a tape was asked for a gradient and had
-      none, though nobody stopped it; and `elsewhere`, names of other variables that it
+      none, though nobody stopped it; `discarded` for those whose gradient a tape gave,
+      and which no operation writes; and `elsewhere`, names of other variables that it
       may write and that may hold what is to become an update.
     """
     found = None if graph is None else uses(graph)
@@ -36,13 +37,13 @@ def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] 
     trained = [components(v) for v in model.trainable_variables]
     read = _among(trained, found.read)
     written = _among(trained, found.written)
+    still = [(i, trained[i]) for i in read if i not in written]
+    discarded = [i for i, own in still if any(id(c) in recorder.given for c in own)]
     asked = [
         i
-        for i, own in enumerate(trained)
-        if i in read
-        and i not in written
-        and any(id(c) in recorder.asked for c in own)
-        and not any(id(c) in recorder.given for c in own)
+        for i, own in still
+        if any(id(c) in recorder.asked for c in own)
+        and i not in discarded
         and not is_stopped(graph, own[0].handle, losses)
     ]
     known = (
@@ -54,6 +55,7 @@ def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] 
         "read": read,
         "written": written,
         "without_gradient": asked,
+        "discarded": discarded,
         "elsewhere": _elsewhere(graph, found, known),
     }
 

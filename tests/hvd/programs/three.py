@@ -15,6 +15,7 @@ import killed
 import numpy as np
 import problem
 import tensorflow as tf
+from in_buckets import in_buckets
 from problem import MEAN, OPTIMIZERS, WEIGHTED
 
 import distloss
@@ -385,6 +386,7 @@ CHECKS = (
     accumulation,
     half_precision_gradients,
     unequal_numbers_of_batches,
+    in_buckets,
     metric,
     broadcast,
     drift,

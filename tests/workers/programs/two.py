@@ -51,6 +51,12 @@ def loop_over_own_rows():
     return in_a_loop(problem.sharded(own, POLICY.OFF))
 
 
+def loop_in_buckets():
+    """Each gradient is summed by itself."""
+    replicas = distloss.StrategyReplicas(bucket_bytes=1)
+    return in_a_loop(whole(), optimizer=problem.wrapped("SGD", replicas=replicas))
+
+
 def loop_that_accumulates():
     optimizer = problem.wrapped("SGD", accumulation_steps=2, loss=problem.LOSS)
     return in_a_loop(whole(), optimizer=optimizer)
@@ -174,6 +180,7 @@ CHECKS = [
     loop_with_means_of_means,
     loop_over_files,
     loop_over_own_rows,
+    loop_in_buckets,
     loop_that_accumulates,
     overflow_on_one_worker,
     losses_in_another_order,

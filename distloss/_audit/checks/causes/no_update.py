@@ -8,6 +8,7 @@ out of an update may be frozen on purpose, which a note says.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -98,15 +99,26 @@ def _leaves_some(baseline: Baseline) -> None:
     if baseline.is_measured:
         baseline.attempt("variables without a gradient", lambda: _ungiven(baseline))
     found = {name for f in baseline.findings for name in f.variables}
-    left = [i for i in updated.read if i not in updated.written]
-    names = [baseline.facts.names[i] for i in left]
-    silent = [name for name in names if name not in found]
-    if silent:
+    discarded = {*updated.discarded}
+    unused = {*updated.read} - {*updated.written} - discarded
+    names = baseline.facts.names
+    _say(baseline, "uses", [names[i] for i in unused if names[i] not in found])
+    # Mostly no intention, but nobody can know, unless they may have gone elsewhere.
+    taken = [names[i] for i in discarded if names[i] not in found]
+    _say(baseline, "takes the gradient of", taken, unseen=not updated.elsewhere)
+
+
+def _say(
+    baseline: Baseline, does: str, names: Iterable[str], *, unseen: bool = False
+) -> None:
+    """Notes variables that the step, which does this with them, leaves as they are."""
+    if named := ", ".join(sorted(names)):
         why = (
-            f"the step uses {', '.join(silent)} and never changes them; where that is "
-            "meant, trainable = False says so"
+            f"the step {does} {named} and never changes them; where that is meant, "
+            "trainable = False says so"
         )
-        baseline.skipped.append(Skipped("variables that stay as they are", why))
+        check = "variables that stay as they are"
+        baseline.skipped.append(Skipped(check, why, unseen))
 
 
 def _ungiven(baseline: Baseline) -> None:
