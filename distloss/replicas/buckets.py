@@ -49,20 +49,20 @@ def buckets(tensors: Sequence[Gradient], bucket_bytes: int) -> list[list[int]]:
     """
     found: list[list[int]] = []
     small: list[int] = []
-    collected = 0
+    collected = 0.0
     for i in reversed(range(len(tensors))):
         size = _bytes_of(tensors[i])
         if size >= bucket_bytes:
             if small and not found:
                 found.append(small)
-                small, collected = [], 0
+                small, collected = [], 0.0
             found.append([i])
             continue
         small.append(i)
         collected += size
         if collected >= bucket_bytes:
             found.append(small)
-            small, collected = [], 0
+            small, collected = [], 0.0
     return [*found, small] if small else found
 
 
