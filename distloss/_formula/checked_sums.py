@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from distloss._errors import ContextError
 from distloss._formula import checksums
+from distloss._formula.checksum_rows import drawn
 from distloss._formula.checksums import Checksums, Group, Rounding
 from distloss._formula.sparse import is_compiled
 from distloss._types import Gradient
@@ -116,15 +117,8 @@ def checked_sums(
     _refuse_compiled()
     local = [tensor for part in parts for tensor in part]
     groups = checksums.groups_of(parts)
-    draw = functools.partial(checksums.drawn, step)
-    # of tensors, which may be lengths here, Python knows no hash
-    of_length = functools.cache(draw)
-    before = [
-        checksums.of_parts(
-            group, local, lambda n: of_length(n) if isinstance(n, int) else draw(n)
-        )
-        for group in groups
-    ]
+    draw = functools.partial(drawn, step)
+    before = checksums.of_parts(groups, local, draw)
     sent = _numbers(step, before)
     wire = _wire_of(parts)
     bits = checksums.bits_per_word(replicas.sent_as(wire))

@@ -62,6 +62,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from distloss._formula.checksum_rows import (
+    ROW_LENGTH,
+    ROW_NORM,
+    WIDE,
+    norms,
+    row_sums,
+    sum_of_slices,
+)
 from distloss._types import Gradient
 
 BLOCKS = 16  # of small tensors of one dtype, at most
@@ -69,25 +77,8 @@ _LARGE = 4096  # elements of a tensor that is a block by itself, and is not copi
 _PER_BLOCK = 64  # elements, at least
 _SINGLE = 8  # elements, each of which is its own number, such as denominators
 _DEVIATIONS = 6.0
-_SEED = 0x5C5
-_WIDE = tf.float64
-
-# Elements of float32 in a row. More of them are read faster, and need fewer weights to
-# be drawn, but are rounded more often.
-_ROW_LENGTH = 32
 # How often u times its norm the sum of a row is off, as derived above.
 _ROW_ERROR = 16.0
-
-
-def _row_weights() -> Any:
-    """Within a row. Of unequal magnitudes, so that exchanged elements show."""
-    places = np.arange(_ROW_LENGTH)
-    magnitudes = 0.5 + 0.5 * (places * (np.sqrt(5.0) - 1.0) / 2.0 % 1.0)
-    return np.where(places % 2, -magnitudes, magnitudes).astype(np.float32)
-
-
-_ROW = _row_weights()
-_ROW_NORM = float(np.linalg.norm(_ROW))
 
 
 class Group(NamedTuple):
@@ -135,7 +126,7 @@ def groups_of(parts: Sequence[Sequence[Gradient]]) -> list[Group]:
 
 
 def _is_large(size: int | None) -> bool:
-    return size is not None and size >= _LARGE and size % len(_ROW) == 0
+    return size is not None and size >= _LARGE and size % ROW_LENGTH == 0
 
 
 def _group_of(
@@ -167,36 +158,66 @@ class Checksums(NamedTuple):
 
 
 def of_parts(
-    group: Group, tensors: Sequence[Gradient], draw: Callable[[Any], tf.Tensor]
-) -> Checksums:
-    """The numbers of what a replica sends.
+    groups: Sequence[Group],
+    tensors: Sequence[Gradient],
+    draw: Callable[[Any], tf.Tensor],
+) -> list[Checksums]:
+    """The numbers of what a replica sends, of each group.
 
     Args:
-      group: one of `groups_of`.
+      groups: of `groups_of`.
       tensors: all that is summed.
-      draw: gives weights of so many rows, the same for groups of one size.
+      draw: gives weights of so many rows.
     """
-    values = _values(group, tensors)
+    values = [_values(group, tensors) for group in groups]
+    rows = {
+        at: row_sums(values[at])
+        for at, group in enumerate(groups)
+        if not (group.is_sparse or group.is_single)
+    }
+    counts = {at: one.shape[1] or tf.shape(one)[1] for at, one in rows.items()}
+    weights = _of_counts(counts, draw)
+    found = []
+    for at, group in enumerate(groups):
+        if at in rows:
+            sums = tf.linalg.matvec(rows[at], weights[at])
+        else:
+            sums = _sums_of_fixed_weights(group, tensors, values[at])
+        own = tf.abs(sums) if group.is_single else norms(values[at])
+        found.append(Checksums(values[at], sums, own, weights.get(at)))
+    return found
+
+
+def _of_counts(
+    counts: dict[int, Any], draw: Callable[[Any], tf.Tensor]
+) -> dict[int, tf.Tensor]:
+    """Weights of so many rows each: the first of those that are drawn once for all.
+
+    But for counts that are known in the step only, which have weights of their own.
+    """
+    known = [n for n in counts.values() if isinstance(n, int)]
+    shared = draw(max(known)) if known else None
+    return {
+        at: shared[:n] if shared is not None and isinstance(n, int) else draw(n)
+        for at, n in counts.items()
+    }
+
+
+def _sums_of_fixed_weights(
+    group: Group, tensors: Sequence[Gradient], values: tf.Tensor
+) -> tf.Tensor:
     if group.is_sparse:
-        sums = _sum_of_slices(tensors[group.at[0]])
-        return Checksums(values, sums, _norms(values), None)
-    if group.is_single:
-        sums = tf.cast(values[:, 0], _WIDE)
-        return Checksums(values, sums, tf.abs(sums), None)
-    rows = _row_sums(values)
-    weights = draw(rows.shape[1] or tf.shape(rows)[1])
-    return Checksums(values, tf.linalg.matvec(rows, weights), _norms(values), weights)
+        return sum_of_slices(tensors[group.at[0]])
+    return tf.cast(values[:, 0], WIDE)
 
 
 def of_sums(group: Group, tensors: Sequence[Gradient], sent: Checksums) -> Checksums:
     """The numbers of what came back, by the weights of what was `sent`."""
     values = _values(group, tensors)
-    if group.is_sparse:
-        sums = _sum_of_slices(tensors[group.at[0]])
-    elif sent.weights is None:
-        sums = tf.cast(values[:, 0], _WIDE)
+    if sent.weights is None:
+        sums = _sums_of_fixed_weights(group, tensors, values)
     else:
-        sums = tf.linalg.matvec(_row_sums(values), sent.weights)
+        sums = tf.linalg.matvec(row_sums(values), sent.weights)
     return Checksums(values, sums, None, sent.weights)
 
 
@@ -207,60 +228,12 @@ def _values(group: Group, tensors: Sequence[Gradient]) -> tf.Tensor:
     flat = [tf.reshape(tensor, [-1]) for tensor in chosen]
     sizes = [tensor.shape.num_elements() for tensor in chosen]
     size: Any = sum(sizes) if None not in sizes else tf.add_n([*map(tf.size, flat)])
-    row = 1 if group.is_single else len(_ROW)
+    row = 1 if group.is_single else ROW_LENGTH
     padding = -size % (group.blocks * row)
     if not isinstance(padding, int) or padding:
         flat.append(tf.zeros([padding], group.dtype))
     joined = flat[0] if len(flat) == 1 else tf.concat(flat, 0)
     return tf.reshape(joined, [group.blocks, -1])
-
-
-def _row_sums(values: tf.Tensor) -> tf.Tensor:
-    """Float64 `[blocks, rows]`; where that is what they are in, elements themselves."""
-    if values.dtype != tf.float32:
-        return tf.cast(values, _WIDE)
-    rows = tf.linalg.matvec(tf.reshape(values, [-1, len(_ROW)]), tf.constant(_ROW))
-    blocks = values.shape[0] or tf.shape(values)[0]
-    return tf.cast(tf.reshape(rows, [blocks, -1]), _WIDE)
-
-
-def drawn(step: tf.Tensor, count: Any) -> tf.Tensor:
-    """Weights of `count` rows for a step, the same on all devices.
-
-    Random bits are made the sign and the fraction of float32 numbers from 1/2 to 1.
-    """
-    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[count],
-        key=tf.cast(step, tf.uint64)[tf.newaxis],
-        counter=tf.constant([_SEED, 0], tf.uint64),
-        alg=1,  # Philox
-        dtype=tf.uint32,
-    )
-    bits = tf.bitwise.bitwise_and(words, tf.constant(0x807FFFFF, tf.uint32))
-    half = tf.constant(0x3F000000, tf.uint32)
-    return tf.cast(tf.bitcast(tf.bitwise.bitwise_or(bits, half), tf.float32), _WIDE)
-
-
-def _norms(values: tf.Tensor) -> tf.Tensor:
-    wide = values if values.dtype == tf.float32 else tf.cast(values, _WIDE)
-    if values.shape[0] == 1:  # without a tensor of all squares
-        squares = 2.0 * tf.nn.l2_loss(wide)[tf.newaxis]
-    else:
-        squares = tf.reduce_sum(tf.square(wide), 1)
-    return tf.sqrt(tf.cast(squares, _WIDE))
-
-
-def _sum_of_slices(slices: tf.IndexedSlices) -> tf.Tensor:
-    """S of slices in any order: their weights are those of their rows."""
-    count = tf.shape(slices.values)[0]
-    width = int(np.prod(slices.values.shape[1:]))
-    if width % len(_ROW):
-        values = tf.cast(tf.reshape(slices.values, [count, width]), _WIDE)
-    else:
-        values = tf.reshape(_row_sums(slices.values), [count, -1])
-    within = tf.cos(1.0 + tf.cast(tf.range(tf.shape(values)[1]), _WIDE))
-    of_rows = tf.cos(1.0 + tf.cast(slices.indices, _WIDE))
-    return tf.reduce_sum(of_rows * tf.linalg.matvec(values, within))[tf.newaxis]
 
 
 class Rounding(NamedTuple):
@@ -287,7 +260,7 @@ class Tolerance(NamedTuple):
 
 def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
     """How far S of a block of `length` elements may be off."""
-    wide_length = tf.cast(length, _WIDE)
+    wide_length = tf.cast(length, WIDE)
     relative = rounding.roundings * unit_roundoff(rounding.dtype)
     smallest = _smallest_step(rounding.dtype) * (rounding.roundings + 1.0)
     exact = unit_roundoff(tf.float64)
@@ -296,7 +269,7 @@ def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
     root = tf.sqrt(wide_length)
     if group.dtype == tf.float32:
         own = 2.0 * _ROW_ERROR * unit_roundoff(tf.float32)  # sent, and come back
-        relative = _ROW_NORM * relative + own
+        relative = ROW_NORM * relative + own
     if group.is_sparse:  # weights are fixed, so all errors may add up
         return Tolerance(root * (relative + 4.0 * wide_length * exact), root * smallest)
     # Sums of float64 are wrong by less than their length times its roundoff.
@@ -304,7 +277,7 @@ def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
     # A norm of squares that are no more than zeros may be so large.
     lost = root * (2.0**-63 if group.dtype == tf.float32 else 2.0**-511)
     absolute = relative * lost * (rounding.roundings + 1.0)
-    absolute += 2.0 * len(_ROW) * smallest * root
+    absolute += 2.0 * ROW_LENGTH * smallest * root
     return Tolerance(_DEVIATIONS * relative, _DEVIATIONS * absolute)
 
 
@@ -342,4 +315,4 @@ def numbers_of(received: tf.Tensor, bits: int) -> tf.Tensor:
     whole = tf.clip_by_value(tf.round(received), 0.0, 2.0**bits - 1.0)
     per_number = 64 // bits
     shape = tf.concat([tf.shape(whole)[:-1], [-1, per_number]], 0)
-    return tf.bitcast(tf.cast(tf.reshape(whole, shape), unsigned), _WIDE)
+    return tf.bitcast(tf.cast(tf.reshape(whole, shape), unsigned), WIDE)

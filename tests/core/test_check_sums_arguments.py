@@ -241,13 +241,13 @@ def test_tensorflow_keeps_the_text_of_an_error_in_python():
 
 
 def test_tensorflow_draws_the_same_numbers_for_a_key_and_counter():
-    """_formula.checksums draws weights by it: all replicas must draw the same."""
-    from distloss._formula import checksums
+    """_formula.checksum_rows draws weights by it: all replicas must draw the same."""
+    from distloss._formula import checksum_rows
 
-    drawn = checksums.drawn(tf.constant(5, tf.int64), 4).numpy()
-    again = checksums.drawn(tf.constant(5, tf.int64), 4000).numpy()
+    drawn = checksum_rows.drawn(tf.constant(5, tf.int64), 4).numpy()
+    again = checksum_rows.drawn(tf.constant(5, tf.int64), 4000).numpy()
     np.testing.assert_array_equal(drawn, again[:4])
-    other = checksums.drawn(tf.constant(6, tf.int64), 4).numpy()
+    other = checksum_rows.drawn(tf.constant(6, tf.int64), 4).numpy()
     assert (drawn != other).all()
     magnitudes = np.abs(again)
     assert magnitudes.min() >= 0.5

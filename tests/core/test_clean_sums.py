@@ -9,6 +9,7 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from distloss._formula import checksums
+from distloss._formula.checksum_rows import drawn
 from distloss._formula.checksums import Group, Rounding
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "scripts"))
@@ -45,8 +46,8 @@ def parts_of(dtype, size, seed):
 def numbers_of(parts, total, step=3):
     """By how much S is off, and how far it may be."""
     group = Group((0,), total.dtype, 1)
-    draw = lambda count: checksums.drawn(tf.constant(step, tf.int64), count)  # noqa: E731
-    sent = [checksums.of_parts(group, [part], draw) for part in parts]
+    draw = lambda count: drawn(tf.constant(step, tf.int64), count)  # noqa: E731
+    sent = [checksums.of_parts([group], [part], draw)[0] for part in parts]
     got = checksums.of_sums(group, [total], sent[0])
     rounding = Rounding(total.dtype, tf.constant(REPLICAS - 1.0, tf.float64))
     allowed = checksums.tolerance(group, got.values.shape[1], rounding)
