@@ -58,7 +58,7 @@ class Change:
         pairs = zip(self.before, self.after, strict=True)
         for index, (old, new) in enumerate(pairs):
             if observe == "tape":
-                parts.append(recorder.of_first_tapes(index))
+                parts.append(recorder.of_tapes(index))
             elif observe == "gradient" and recorder.seen(index):
                 sources.add("gradient")
                 arrived = recorder.gradients(index)

@@ -71,10 +71,12 @@ def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -
 def _comes_afterwards(comparison: Comparison, deviation: Deviation) -> bool:
     """Whether what tapes give adds up to the right gradient, as far as is known."""
     facts, probe = comparison.facts, deviation.probe
-    if probe.alone or facts.calls > 1 or facts.tapes > 1:
-        return False  # only the first of several tapes is recorded
+    if probe.alone or facts.calls > 1:
+        return False
     tape = dataclasses.replace(probe, observe="tape")
     many, one = comparison.many_and_one(tape)
+    if one.moves_weights:
+        return False  # only the first of these tapes is recorded
     return bool(norm(one.gradient)) and comparison.tolerance.compare(many, one).agrees
 
 
