@@ -63,7 +63,7 @@ def observation(answers: list[dict[str, Any]], probe: Probe) -> Observation:
     spread = max(answer["spread"] for answer in answers)
     size = norm(gradients[0])
     # The change of weights is no more exact than they are.
-    noise = 2.0**-20 * answers[0]["size"] * (probe.observe == "weights")
+    noise = 2.0**-22 * answers[0]["size"] * (probe.observe == "weights")
     for gradient in gradients[1:]:
         apart = norm(gradient - gradients[0]) - noise
         if not np.array_equal(gradient, gradients[0], equal_nan=True):

@@ -103,8 +103,9 @@ def _spread(arrays: list[np.ndarray], scale: Any = None) -> float:
     size = float(np.linalg.norm(first))
     noise = 0.0
     if scale is not None:
-        # The difference of two weights is no more exact than the weights.
-        noise = 8 * _eps(scale) * float(np.linalg.norm(_wide(scale)))
+        # Weights that differ by rounding are next to each other, or after a second
+        # change (a decay) two apart: more would hide small updates that differ.
+        noise = 2 * _eps(scale) * float(np.linalg.norm(_wide(scale)))
     worst = 0.0
     for other in arrays[1:]:
         wide = _wide(other)
