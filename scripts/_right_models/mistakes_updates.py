@@ -155,7 +155,7 @@ class _ByHand(Loop):
         """One update."""
         loss, gradients = self.gradients(batch)
         variables = [variable.value for variable in self.trainable_variables]
-        rate = tf.convert_to_tensor(self.rate(loss), tf.float32)
+        rate = tf.convert_to_tensor(self.rate(gradients), tf.float32)
 
         def updated(strategy, rate, gradients):
             for variable, gradient in zip(variables, gradients, strict=True):
@@ -193,11 +193,12 @@ def _rate_of_rank(rate):
     return of
 
 
-def _rate_of_loss(rate):
-    return lambda loss: rate / (1 + tf.abs(loss))
+def _rate_of_gradient(rate):
+    # Not of the loss: a share of distloss shows the same number on all replicas.
+    return lambda gradients: rate / (tf.linalg.global_norm(gradients) + 1e-12)
 
 
 @plants("updates-apart")
 def rate_of_each_replica(draw, planted):
-    """Has a rate that depends on the replica, or on the loss of its rows."""
-    return _by_hand(draw, planted, draw.of(_rate_of_rank, _rate_of_loss))
+    """Has a rate that depends on the replica, or on the gradient of its rows."""
+    return _by_hand(draw, planted, draw.of(_rate_of_rank, _rate_of_gradient))
