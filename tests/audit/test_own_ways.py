@@ -20,9 +20,12 @@ WRONG = {
     "exponential_of_each_mean": "not-decomposable",
     "rounded_before_an_activation": "no-update",
     "rounded_after_an_activation": "no-update",
+    "rounded_before_a_counted_mean": "no-update",
 }
 RIGHT = (
     "stopped_before_a_normalization",
+    "stopped_before_a_counted_mean",
+    "teacher_tells_and_masks",
     "root_of_the_mean",
     "projected_after_the_sum",
 )

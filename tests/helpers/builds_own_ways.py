@@ -128,8 +128,42 @@ def rounded_after_an_activation():
     return plain.Loop(plain.mean_loss, model), rows()
 
 
+def counted_mean(model, x, y):
+    """Its denominator is a sum over replicas, which has a gradient of its own."""
+    values = losses_of(model, x, y)
+    return tf.reduce_sum(values) / summed(tf.cast(tf.size(values), tf.float32))
+
+
+def rounded_before_a_counted_mean():
+    loop, batch = rounded(dense(4, "silu"))
+    loop.loss_of = counted_mean
+    return loop, batch
+
+
 def stopped_before_a_normalization():
     stop = layers.Lambda(tf.stop_gradient)
     after = [stop, layers.LayerNormalization(), dense(1)]
     model = keras.Sequential([keras.Input([3]), dense(4, "silu"), *after])
     return plain.Loop(plain.mean_loss, model), rows()
+
+
+def stopped_before_a_counted_mean():
+    loop, batch = stopped_before_a_normalization()
+    loop.loss_of = counted_mean
+    return loop, batch
+
+
+def teacher_tells_and_masks():
+    """Its targets are stopped, and which of them count has no gradient."""
+    student, teacher = plain.small("student"), plain.small("teacher")
+
+    def loss_of(_, x, y):
+        told = teacher(x)
+        counts = tf.cast(told > 0.0, tf.float32)
+        values = losses_of(student, x, y)
+        values += tf.reduce_sum(counts * (student(x) - tf.stop_gradient(told)) ** 2, -1)
+        return distloss.mean_share(values)
+
+    both = keras.Sequential([keras.Input([3]), student])
+    both.teacher = teacher
+    return plain.Loop(loss_of, both), rows()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +113,7 @@ def _ends(
     tensors = [t for t in every if t.dtype.is_floating or t.dtype == tf.resource]
 
     def gradients() -> Sequence[Any]:
-        with graph.as_default():
+        with graph.as_default(), _sums_left_out():
             return tf.gradients(losses, tensors) if tensors else ()
 
     try:
@@ -130,6 +131,21 @@ def _ends(
         return not into and any(t.name in reached for t in one.outputs)
 
     return ends_in
+
+
+@contextlib.contextmanager
+def _sums_left_out() -> Iterator[None]:
+    """Gradients of sums over replicas are not summed: they ask for the replica's place.
+
+    That was left with the trace.
+    """
+    context = tf.distribute.ReplicaContext
+    original = context.merge_call
+    context.merge_call = lambda _self, _merge, args=(), kwargs=None: list(args)
+    try:
+        yield
+    finally:
+        context.merge_call = original
 
 
 def _consumers(nodes: Iterable[Any]) -> Callable[[str], list[str]]:
