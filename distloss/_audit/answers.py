@@ -38,6 +38,7 @@ def facts_of(traced: dict[str, Any], rows: int) -> StepFacts:
         terms=tuple(sorted(found & {"added", "regularizers"})),
         clip="clip" in found,
         clips=tuple((how, tuple(whose)) for how, whose in traced["clips"]),
+        optimizers=tuple(map(tuple, traced["optimizers"])),
         clips_by_hand="clip_by_hand" in found,
         adders=tuple(traced["adders"]),
         outputs=tuple(traced["outputs"]),

@@ -91,7 +91,7 @@ def explain(comparison: Comparison, deviation: Deviation) -> bool:
     if left_of_right > limit:
         if left_of_given > limit and n > 2 and left_of_right < 10 * limit:
             return False
-        return _of_no_sum(comparison, deviation, left_of_right)
+        return _of_no_sum(comparison, deviation, parts, left_of_right)
     if left_of_given > limit:
         return _of_variables(comparison, deviation, parts)
     # A residual makes up to a hundred times as much of factors, see `_are_apart`.
@@ -190,7 +190,32 @@ def _certain(comparison: Comparison, goal: Vector, parts: list[Vector]) -> Any:
     return factors if left <= 30 * comparison.facts.rounding else None
 
 
-def _of_no_sum(comparison: Comparison, deviation: Deviation, left: float) -> bool:
+def _adds_up_before_others(
+    comparison: Comparison, deviation: Deviation, parts: list[Vector]
+) -> bool:
+    """Whether what one of several optimizers updates is wrong, and is a sum over rows.
+
+    Then that of the next is none because the first moved the weights that it sees.
+    """
+    facts, places = comparison.facts, comparison.facts.slices()
+    whole = comparison.look(1, deviation.probe.on_one()).gradient
+    for own in facts.optimizers if len(facts.optimizers) > 1 else ():
+        index = np.concatenate(
+            [np.arange(places[i].start, places[i].stop) for i in own]
+        )
+        if not set(own) & set(deviation.difference.wrong) or len(index) <= len(parts):
+            continue
+        _, left = comparison.tolerance.fit(whole[index], [p[index] for p in parts])
+        if left <= 30 * facts.rounding:
+            return True
+    return False
+
+
+def _of_no_sum(
+    comparison: Comparison, deviation: Deviation, parts: list[Vector], left: float
+) -> bool:
+    if _adds_up_before_others(comparison, deviation, parts):
+        return False
     shown = (
         f"{deviation.probe.name}: no weights make the gradients of the parts add up to "
         f"that of the whole: {left:.2g} of it is left over"
