@@ -14,13 +14,13 @@ import distloss
 BUILDS = pathlib.Path(builds.__file__)
 WRONG = {
     "root_of_each_mean": "not-decomposable",
-    "rounded_before_a_normalization": "no-update",
-    "projected_by_each": "not-linear-in-gradient",
     "logarithm_of_each_mean": "not-decomposable",
+    "rounded_before_a_normalization": "no-update",
     "exponential_of_each_mean": "not-decomposable",
+    "projected_by_each": "not-linear-in-gradient",
     "rounded_before_an_activation": "no-update",
-    "rounded_after_an_activation": "no-update",
     "rounded_before_a_counted_mean": "no-update",
+    "rounded_after_an_activation": "no-update",
 }
 RIGHT = (
     "stopped_before_a_normalization",
