@@ -38,6 +38,7 @@ def facts_of(traced: dict[str, Any], rows: int) -> StepFacts:
         terms=tuple(sorted(found & {"added", "regularizers"})),
         clip="clip" in found,
         clips=tuple((how, tuple(whose)) for how, whose in traced["clips"]),
+        optimizers=tuple(map(tuple, traced["optimizers"])),
         clips_by_hand="clip_by_hand" in found,
         adders=tuple(traced["adders"]),
         outputs=tuple(traced["outputs"]),
@@ -63,7 +64,7 @@ def observation(answers: list[dict[str, Any]], probe: Probe) -> Observation:
     spread = max(answer["spread"] for answer in answers)
     size = norm(gradients[0])
     # The change of weights is no more exact than they are.
-    noise = 2.0**-20 * answers[0]["size"] * (probe.observe == "weights")
+    noise = 2.0**-22 * answers[0]["size"] * (probe.observe == "weights")
     for gradient in gradients[1:]:
         apart = norm(gradient - gradients[0]) - noise
         if not np.array_equal(gradient, gradients[0], equal_nan=True):

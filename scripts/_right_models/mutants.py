@@ -27,8 +27,8 @@ class Mutation:
       step: `(draw, planted)` to `(model, batch)`.
       causes: each of which is the right answer.
       beside: what the same mistake shows as well, on other splits or in what is shown.
-      shows: where it can be seen: in the "update", in what is "shown", with an
-        "infinite" row, or in who gets which "rows".
+      shows: where it can be seen: in the "update", in a "later" one, in what is
+        "shown", with an "infinite" row, or in who gets which "rows".
     """
 
     name: str

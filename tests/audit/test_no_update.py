@@ -11,7 +11,7 @@ import tensorflow as tf
 from chosen import some
 
 import distloss
-from distloss._audit.child.uses import is_stopped, uses
+from distloss._audit.child.uses import stopped, uses
 
 BUILDS = pathlib.Path(builds.__file__)
 # Words of the explanation, and the variables that are named, of how many there are.
@@ -175,5 +175,5 @@ def test_what_is_stopped_is_found_but_for_a_scalar(variables):
 
     losses = []
     graph = graph_of(step)
-    stopped = [is_stopped(graph, v.handle, losses) for v in variables]
-    assert stopped == [False, True, False]
+    handles = [v.handle for v in variables]
+    assert stopped(graph, handles, losses) == [False, True, False]

@@ -54,6 +54,7 @@ class StepFacts:
       terms: what the loss consists of: "added", "regularizers", "output NAME".
       clip: whether gradients are clipped.
       clips: how optimizers clip: settings, and the indices of their variables.
+      optimizers: the indices of the variables that each of them updates.
       clips_by_hand: whether the step clips gradients itself.
       adders: names of the layers that add losses.
       outputs: names of the losses of a compiled model with several.
@@ -78,6 +79,7 @@ class StepFacts:
     terms: tuple[str, ...] = ()
     clip: bool = False
     clips: tuple[tuple[dict[str, float], tuple[int, ...]], ...] = ()
+    optimizers: tuple[tuple[int, ...], ...] = ()
     clips_by_hand: bool = False
     adders: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()

@@ -36,7 +36,7 @@ class Probe:
       slices_added: whether slices of sparse gradients are added up by index before
         they are clipped and before the update.
       observe: "gradient" at the update rule, what the step changes in "weights", or
-        what the first "tape" of each replica gave, summed over replicas.
+        what the "tape" of each replica gave, or all of several, summed over replicas.
     """
 
     name: str

@@ -35,6 +35,7 @@ def description(
         "found": sorted(instruments.ablation.found),
         "outputs": _outputs(built, instruments),
         "clips": _clips(instruments),
+        "optimizers": _owned(instruments),
         "adders": instruments.ablation.adders,
         "is_keras": built.is_keras,
         "loss_scale": any("LossScale" in type(o).__name__ for o in optimizers),
@@ -78,6 +79,14 @@ def _clips(instruments: Instruments) -> list[Any]:
         if own:
             found.append([settings, own])
     return found
+
+
+def _owned(instruments: Instruments) -> list[list[int]]:
+    """The indices of what each optimizer updates."""
+    found: dict[int, list[int]] = {}
+    for index, owner in sorted(instruments.recorder.owners.items()):
+        found.setdefault(owner, []).append(index)
+    return list(found.values())
 
 
 def _outputs(built: Built, instruments: Instruments) -> list[str]:

@@ -58,7 +58,7 @@ class Change:
         pairs = zip(self.before, self.after, strict=True)
         for index, (old, new) in enumerate(pairs):
             if observe == "tape":
-                parts.append(recorder.of_first_tapes(index))
+                parts.append(recorder.of_tapes(index))
             elif observe == "gradient" and recorder.seen(index):
                 sources.add("gradient")
                 arrived = recorder.gradients(index)
@@ -103,8 +103,9 @@ def _spread(arrays: list[np.ndarray], scale: Any = None) -> float:
     size = float(np.linalg.norm(first))
     noise = 0.0
     if scale is not None:
-        # The difference of two weights is no more exact than the weights.
-        noise = 8 * _eps(scale) * float(np.linalg.norm(_wide(scale)))
+        # Weights that differ by rounding are next to each other, or after a second
+        # change (a decay) two apart: more would hide small updates that differ.
+        noise = 2 * _eps(scale) * float(np.linalg.norm(_wide(scale)))
     worst = 0.0
     for other in arrays[1:]:
         wide = _wide(other)

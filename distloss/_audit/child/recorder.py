@@ -47,7 +47,8 @@ class Recorder:
         self.asked: set[int] = set()
         self.given: set[int] = set()
         self._cells: dict[int, tuple[tf.Variable, tf.Variable]] = {}
-        self._of_tapes: dict[int, tf.Variable] = {}
+        self._first: dict[int, tf.Variable] = {}  # what the first tape gave
+        self._sums: dict[int, tf.Variable] = {}  # what all tapes gave
         self._losses = [_cell([], tf.float64) for _ in range(MOST_TAPES)]
         self._sizes = [_cell([], tf.float64) for _ in range(MOST_TAPES)]
         self._rows: list[list[tf.Variable]] = []
@@ -64,16 +65,18 @@ class Recorder:
         wanted = [component for v in variables for component in components(v)]
         if list(map(id, watched)) == list(map(id, wanted)):
             return  # another trace may report to these already
-        self._cells, self._of_tapes, self._rows = {}, {}, []
+        self._cells, self._first, self._sums, self._rows = {}, {}, {}, []
         for variable in variables:
             row = []
             for component in components(variable):
                 with tf.device(component.device):
                     cell = _cell(component.shape, _wide(component))
                     count = _cell([], tf.int64)
-                    of_tape = _cell(component.shape, _wide(component))
+                    first = _cell(component.shape, _wide(component))
+                    total = _cell(component.shape, _wide(component))
                 self._cells[id(component)] = (cell, count)
-                self._of_tapes[id(component)] = of_tape
+                self._first[id(component)] = first
+                self._sums[id(component)] = total
                 row.append(component)
             self._rows.append(row)
 
@@ -82,7 +85,7 @@ class Recorder:
         for cell, count in self._cells.values():
             cell.assign(tf.zeros_like(cell))
             count.assign(0)
-        for cell in (*self._of_tapes.values(), *self._losses, *self._sizes):
+        for cell in self._of_tapes():
             cell.assign(tf.zeros_like(cell))
 
     def seen(self, index: int) -> bool:
@@ -94,9 +97,13 @@ class Recorder:
         """What arrived, on each replica."""
         return [self._cells[id(c)][0].numpy() for c in self._rows[index]]
 
-    def of_first_tapes(self, index: int) -> np.ndarray:
-        """The sum over replicas of what the first tape of each gave."""
-        return sum(self._of_tapes[id(c)].numpy() for c in self._rows[index])
+    def of_tapes(self, index: int) -> np.ndarray:
+        """The sum over replicas of what the tapes of each gave.
+
+        Of those between which weights move, the first: others are of another loss.
+        """
+        cells = self._first if self.moves_weights() else self._sums
+        return sum(cells[id(c)].numpy() for c in self._rows[index])
 
     def losses(self) -> list[float]:
         """Of what gradients of watched variables were taken, one for each tape."""
@@ -109,8 +116,12 @@ class Recorder:
     def own_variables(self) -> set[int]:
         """The ids of the variables that are ours."""
         cells = {id(v) for pair in self._cells.values() for v in pair}
-        others = (*self._of_tapes.values(), *self._losses, *self._sizes)
-        return cells | {id(v) for v in others} | self.slices.own_variables()
+        others = {id(v) for v in self._of_tapes()}
+        return cells | others | self.slices.own_variables()
+
+    def _of_tapes(self) -> tuple[tf.Variable, ...]:
+        of_variables = (*self._first.values(), *self._sums.values())
+        return (*of_variables, *self._losses, *self._sizes)
 
     def patch(self) -> None:
         """Lets every optimizer class that exists report to this recorder."""
@@ -171,9 +182,11 @@ class Recorder:
             self.restart()
         for component, gradient in found:
             taken = self._thread.taken.get(id(component), 0)
+            cell = self._sums[id(component)]
+            added = dense(gradient, cell.dtype)
+            cell.assign_add(added)
             if not taken:
-                cell = self._of_tapes[id(component)]
-                cell.assign(dense(gradient, cell.dtype))
+                self._first[id(component)].assign(added)
             self._thread.taken[id(component)] = taken + 1
             self.tapes = max(self.tapes, taken + 1)
         self._record_loss(target, [component for component, _ in found])

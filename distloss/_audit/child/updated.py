@@ -11,7 +11,7 @@ import tensorflow as tf
 from distloss._audit.child.holdings import attributes_of, path_of
 from distloss._audit.child.instruments import Instruments
 from distloss._audit.child.recorder import components
-from distloss._audit.child.uses import Uses, is_stopped, uses
+from distloss._audit.child.uses import Uses, stopped, uses
 
 
 def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] | None:
@@ -42,10 +42,10 @@ def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] 
     asked = [
         i
         for i, own in still
-        if any(id(c) in recorder.asked for c in own)
-        and i not in discarded
-        and not is_stopped(graph, own[0].handle, losses)
+        if i not in discarded and any(id(c) in recorder.asked for c in own)
     ]
+    handles = [trained[i][0].handle for i in asked]
+    is_meant = stopped(graph, handles, losses) if asked else []
     known = (
         instruments.own_variables()
         | _of_metrics(model)
@@ -54,7 +54,9 @@ def updated(model: Any, graph: Any, instruments: Instruments) -> dict[str, Any] 
     return {
         "read": read,
         "written": written,
-        "without_gradient": asked,
+        "without_gradient": [
+            i for i, is_so in zip(asked, is_meant, strict=True) if not is_so
+        ],
         "discarded": discarded,
         "elsewhere": _elsewhere(graph, found, known),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,29 +67,85 @@ def uses(graph: Any) -> Uses:
     return Uses(frozenset(found.read), frozenset(found.written), is_opaque)
 
 
-def is_stopped(graph: Any, handle: Any, losses: Sequence[Any]) -> bool:
-    """Whether a gradient is stopped on the way from a variable to the losses.
+def stopped(graph: Any, handles: Sequence[Any], losses: Sequence[Any]) -> list[bool]:
+    """Whether a gradient is stopped on the way from each variable to the losses.
 
     By `tf.stop_gradient` or a gradient of the user's own, as people do who mean it. A
     scalar that is stopped is a loss that is shown, or a factor, and freezes nothing.
+    Nor does what ends no gradient: a layer that normalises stops that of its mean in
+    one of two places, and activations have gradients of their own that go on.
 
     Args:
-      graph: of the step.
-      handle: of the variable.
+      graph: of the step; operations are added to it.
+      handles: of the variables.
       losses: of what gradients are taken; those of other graphs are not looked at.
     """
     definition = graph.as_graph_def(add_shapes=True)
     library = {f.signature.name: f for f in definition.library.function}
     stopping = {name for name, f in library.items() if _stops(f.node_def)}
     nodes = {node.name: node for node in definition.node}
-    own = [loss.op.name for loss in losses if loss.graph is graph]
-    start = [name for name, ids in _captured(graph).items() if id(handle) in ids]
-    on_the_way = _reached(start, _consumers(nodes.values()))
-    on_the_way &= _reached(own, lambda name: _inputs(nodes[name]))
-    return any(
-        _stops([nodes[name]]) or not stopping.isdisjoint(_functions(nodes[name]))
-        for name in on_the_way
-    )
+    own = [loss for loss in losses if loss.graph is graph]
+    before = _reached([loss.op.name for loss in own], lambda name: _inputs(nodes[name]))
+    stops = {
+        name
+        for name in before
+        if _stops([nodes[name]]) or not stopping.isdisjoint(_functions(nodes[name]))
+    }
+    captured, consumers = _captured(graph), _consumers(nodes.values())
+    ends_in = _ends(graph, own, stops)
+    found = []
+    for handle in handles:
+        start = [name for name, ids in captured.items() if id(handle) in ids]
+        after = _reached(start, consumers)
+        found.append(any(ends_in(name, after) for name in stops & after))
+    return found
+
+
+def _ends(
+    graph: Any, losses: Sequence[Any], names: Iterable[str]
+) -> Callable[[str, set[str]], bool]:
+    """Whether a gradient reaches an operation, and none of `after` that goes into it.
+
+    If nobody can tell, since the gradient cannot be taken once more, it does.
+    """
+    operations = {name: graph.get_operation_by_name(name) for name in names}
+    every = [t for one in operations.values() for t in (*one.outputs, *one.inputs)]
+    tensors = [t for t in every if t.dtype.is_floating or t.dtype == tf.resource]
+
+    def gradients() -> Sequence[Any]:
+        with graph.as_default(), _sums_left_out():
+            return tf.gradients(losses, tensors) if tensors else ()
+
+    try:
+        # In another thread: what is kept for this one is of the step.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            given = pool.submit(gradients).result()
+    except Exception:  # of a gradient of the user's own, for example
+        return lambda _name, _after: True
+    pairs = zip(tensors, given, strict=True)
+    reached = {tensor.name for tensor, gradient in pairs if gradient is not None}
+
+    def ends_in(name: str, after: set[str]) -> bool:
+        one = operations[name]
+        into = [t for t in one.inputs if t.op.name in after and t.name in reached]
+        return not into and any(t.name in reached for t in one.outputs)
+
+    return ends_in
+
+
+@contextlib.contextmanager
+def _sums_left_out() -> Iterator[None]:
+    """Gradients of sums over replicas are not summed: they ask for the replica's place.
+
+    That was left with the trace.
+    """
+    context = tf.distribute.ReplicaContext
+    original = context.merge_call
+    context.merge_call = lambda _self, _merge, args=(), kwargs=None: list(args)
+    try:
+        yield
+    finally:
+        context.merge_call = original
 
 
 def _consumers(nodes: Iterable[Any]) -> Callable[[str], list[str]]:

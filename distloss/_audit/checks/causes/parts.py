@@ -13,9 +13,9 @@ from distloss._audit.checks.causes.not_reduced import NOT_REDUCED
 from distloss._audit.checks.causes.unexplained import UNEXPLAINED
 from distloss._audit.checks.causes.uniform_factor import DIVIDED_TWICE, SUM_OF_MEANS
 from distloss._audit.checks.check import Check
-from distloss._audit.checks.compare import Vector, norm
+from distloss._audit.checks.compare import NotRun, Vector, norm
 from distloss._audit.checks.comparison import Comparison, Deviation
-from distloss._audit.checks.probes import UNEVEN
+from distloss._audit.checks.probes import UNEVEN, Probe
 
 MEAN_OF_MEANS = Cause(
     "mean-of-means",
@@ -44,6 +44,19 @@ NOT_DECOMPOSABLE = Cause(
         "over replicas what a ratio consists of before it is taken, or gather the "
         "other rows; mind that gradients are summed once more."
     ),
+    cases={
+        "of a mean": (
+            "The loss of the batch is a function of its mean (a root, a logarithm, an "
+            "exponential), so that each replica takes it of a mean of its own: what "
+            "its rows count depends on the weights of the model.",
+            Remedy(
+                "Minimize the mean itself, or take its function of the mean over all "
+                "replicas: sum over replicas what the mean consists of, outside of the "
+                "tape, for gradients are summed once more."
+            ),
+        )
+    },
+    likely=("of a mean",),
     may_be_chance=True,
     is_certain=False,
 )
@@ -78,10 +91,61 @@ def explain(comparison: Comparison, deviation: Deviation) -> bool:
     if left_of_right > limit:
         if left_of_given > limit and n > 2 and left_of_right < 10 * limit:
             return False
-        return _of_no_sum(comparison, deviation, left_of_right)
+        return _of_no_sum(comparison, deviation, parts, left_of_right)
     if left_of_given > limit:
         return _of_variables(comparison, deviation, parts)
+    # A residual makes up to a hundred times as much of factors, see `_are_apart`.
+    limit = max(3 * comparison.facts.rounding, 100 * left_of_right)
+    if not _count_alike_elsewhere(comparison, probe, (parts, right), limit):
+        return _of_a_function(comparison, deviation, right)
     return _of_a_sum(comparison, deviation, given, right)
+
+
+def _count_alike_elsewhere(
+    comparison: Comparison, probe: Probe, count: tuple[Any, Vector], limit: float
+) -> bool:
+    """Whether parts count the same with other weights, too, as far as can be seen.
+
+    What a replica holds (rows, words, weights of rows) does not depend on the model.
+
+    Args:
+      comparison: of N replicas with one.
+      probe: that differs.
+      count: the gradients of the parts, and what each counts in the whole.
+      limit: up to which residual, relative to the largest of them, it is the same.
+    """
+    parts, right = count
+    if len(right) < comparison.replicas or not _are_apart(parts):
+        return True
+    largest = [norm(parts[0][place]) for place in comparison.facts.slices()]
+    index = int(np.argmax(largest))
+    moved = dataclasses.replace(probe, name="other weights", shifted=index)
+    try:
+        whole = comparison.look(1, moved.on_one()).gradient
+        given = [f * p for f, p in zip(right, comparison.parts(moved), strict=True)]
+    except NotRun:  # a step that trains has no other weights
+        return True
+    size = max(map(norm, (whole, *given)))
+    left = norm(sum(given) - whole)
+    return not left > limit * size
+
+
+def _are_apart(parts: list[Vector]) -> bool:
+    """Whether gradients point into different directions, so that factors are exact."""
+    if not all(map(norm, parts)) or len(parts[0]) < len(parts):
+        return False
+    directions = np.stack([part / norm(part) for part in parts], axis=1)
+    return bool(np.linalg.svd(directions)[1][-1] >= 0.01)
+
+
+def _of_a_function(comparison: Comparison, deviation: Deviation, right: Vector) -> bool:
+    shown = f"{deviation.probe.name}: in the whole, the parts count {_shown(right)}"
+    if _is_treated(comparison, deviation, right, shown):
+        return True
+    shown += ", and with other weights of the model something else"
+    difference, term = deviation.difference, deviation.term
+    comparison.find(NOT_DECOMPOSABLE, difference, shown, term=term, case="of a mean")
+    return True
 
 
 def _of_variables(
@@ -103,6 +167,7 @@ def _of_variables(
         if given is None or right is None:
             continue
         is_mean = np.allclose(given * comparison.replicas, 1, atol=1e-3)
+        is_mean &= abs(right.sum() - 1) < 0.01  # each holds a share of the whole
         if is_mean and not np.allclose(given, right, rtol=0.02):
             averaged.append((name, right))
     if not averaged:
@@ -119,16 +184,38 @@ def _of_variables(
 
 def _certain(comparison: Comparison, goal: Vector, parts: list[Vector]) -> Any:
     """The factors by which parts add up to `goal`, if no others do; or None."""
-    if not all(map(norm, parts)) or not norm(goal):
-        return None
-    directions = np.stack([part / norm(part) for part in parts], axis=1)
-    if len(goal) < len(parts) or np.linalg.svd(directions)[1][-1] < 0.01:
+    if not norm(goal) or not _are_apart(parts):
         return None
     factors, left = comparison.tolerance.fit(goal, parts)
     return factors if left <= 30 * comparison.facts.rounding else None
 
 
-def _of_no_sum(comparison: Comparison, deviation: Deviation, left: float) -> bool:
+def _adds_up_before_others(
+    comparison: Comparison, deviation: Deviation, parts: list[Vector]
+) -> bool:
+    """Whether what one of several optimizers updates is wrong, and is a sum over rows.
+
+    Then that of the next is none because the first moved the weights that it sees.
+    """
+    facts, places = comparison.facts, comparison.facts.slices()
+    whole = comparison.look(1, deviation.probe.on_one()).gradient
+    for own in facts.optimizers if len(facts.optimizers) > 1 else ():
+        index = np.concatenate(
+            [np.arange(places[i].start, places[i].stop) for i in own]
+        )
+        if not set(own) & set(deviation.difference.wrong) or len(index) <= len(parts):
+            continue
+        _, left = comparison.tolerance.fit(whole[index], [p[index] for p in parts])
+        if left <= 30 * facts.rounding:
+            return True
+    return False
+
+
+def _of_no_sum(
+    comparison: Comparison, deviation: Deviation, parts: list[Vector], left: float
+) -> bool:
+    if _adds_up_before_others(comparison, deviation, parts):
+        return False
     shown = (
         f"{deviation.probe.name}: no weights make the gradients of the parts add up to "
         f"that of the whole: {left:.2g} of it is left over"
@@ -197,10 +284,7 @@ def _is_treated(
     if deviation.probe.alone:
         return False
     tape = dataclasses.replace(deviation.probe, observe="tape")
-    whole = comparison.look(1, tape.on_one())
-    if comparison.facts.tapes > 1 and not whole.moves_weights:
-        return False  # only the first of several tapes is recorded
-    parts = comparison.parts(tape)
+    whole, parts = comparison.look(1, tape.on_one()), comparison.parts(tape)
     if not norm(whole.gradient) or not all(map(norm, parts)):
         return False
     factors, left = comparison.tolerance.fit(whole.gradient, parts)

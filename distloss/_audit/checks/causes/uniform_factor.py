@@ -6,7 +6,7 @@ import dataclasses
 
 from distloss._audit.checks.cause import Cause, Remedy, divided_by_all
 from distloss._audit.checks.check import Check
-from distloss._audit.checks.compare import norm
+from distloss._audit.checks.compare import Difference, norm
 from distloss._audit.checks.comparison import Comparison, Deviation
 
 SUM_OF_MEANS = Cause(
@@ -56,13 +56,15 @@ def of_scale(comparison: Comparison, deviation: Deviation) -> Cause | None:
     return next((c for f, c in factors.items() if is_near(difference.scale, f)), None)
 
 
-def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -> bool:
-    """Notes `cause`, of which the scale is the evidence."""
+def named_by_scale(
+    comparison: Comparison, deviation: Deviation, cause: Cause, of: str = ""
+) -> bool:
+    """Notes `cause`, of which the scale is the evidence; `of` says of what."""
     difference = deviation.difference
     evidence = (
         f"{deviation.probe.name}: alpha = {difference.scale:.4g}, rho = "
         f"{difference.residual:.1g} on {comparison.replicas} replicas, the same for "
-        "all variables"
+        f"all variables{of}"
     )
     comparison.find(cause, difference, evidence, term=deviation.term)
     return True
@@ -71,10 +73,12 @@ def named_by_scale(comparison: Comparison, deviation: Deviation, cause: Cause) -
 def _comes_afterwards(comparison: Comparison, deviation: Deviation) -> bool:
     """Whether what tapes give adds up to the right gradient, as far as is known."""
     facts, probe = comparison.facts, deviation.probe
-    if probe.alone or facts.calls > 1 or facts.tapes > 1:
-        return False  # only the first of several tapes is recorded
+    if probe.alone or facts.calls > 1:
+        return False
     tape = dataclasses.replace(probe, observe="tape")
     many, one = comparison.many_and_one(tape)
+    if one.moves_weights:
+        return False  # only the first of these tapes is recorded
     return bool(norm(one.gradient)) and comparison.tolerance.compare(many, one).agrees
 
 
@@ -83,10 +87,48 @@ def is_of_layers(comparison: Comparison, deviation: Deviation) -> bool:
     return deviation.term.startswith("added") and comparison.facts.calls == 1
 
 
+def _of_optimizers(comparison: Comparison, deviation: Deviation) -> bool:
+    """Names factors of what one of several optimizers updates.
+
+    The next of them gets gradients at weights that the first moved otherwise, so that
+    only those of the first differ by a factor.
+    """
+    if len(comparison.facts.optimizers) < 2 or _comes_afterwards(comparison, deviation):
+        return False
+    groups = [
+        dataclasses.replace(deviation, difference=_of_group(comparison, deviation, own))
+        for own in comparison.facts.optimizers
+    ]
+    causes = [(group, of_scale(comparison, group)) for group in groups]
+    of = " of one of the optimizers"
+    named = [
+        named_by_scale(comparison, group, cause, of) for group, cause in causes if cause
+    ]
+    return any(named)
+
+
+def _of_group(
+    comparison: Comparison, deviation: Deviation, own: tuple[int, ...]
+) -> Difference:
+    """The difference in some variables, whether or not others differ by a factor."""
+    difference, limit = deviation.difference, 10 * comparison.facts.rounding
+    pairs = [difference.variables[i] for i in own if i in difference.variables]
+    scales = [scale for scale, _ in pairs] or [1.0]
+    residual = max((rho for _, rho in pairs), default=0.0)
+    apart = max(scales) - min(scales)
+    return dataclasses.replace(
+        difference,
+        scale=scales[0],
+        residual=residual,
+        uniform=len(pairs) > 0 and max(residual, apart / abs(scales[0])) <= limit,
+        wrong=own,
+    )
+
+
 def _explain(comparison: Comparison, deviation: Deviation) -> bool:
     cause = of_scale(comparison, deviation)
     if cause is None:
-        return False
+        return _of_optimizers(comparison, deviation)
     if is_of_layers(comparison, deviation):
         # Where this cannot be told, the factor of such a term has no certain name.
         comparison.made_of(deviation.probe)
