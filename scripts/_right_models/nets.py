@@ -94,7 +94,8 @@ def dense(draw, style=PLAIN):
 
 def images(draw, style=PLAIN):
     """Convolutions, and what brings images to rows."""
-    shape = draw.between(6, 11), draw.between(6, 11), draw.between(1, 3)
+    # Two layers without padding, each of every second place, leave a place of nine.
+    shape = draw.between(9, 12), draw.between(9, 12), draw.between(1, 3)
     x = y = keras.Input(shape)
     for _ in range(draw.between(1, 2)):
         layer = layers.Conv2D(
