@@ -70,10 +70,13 @@ def norms(values: tf.Tensor) -> tf.Tensor:
     if values.shape[0] != 1:
         wide = values if values.dtype == tf.float32 else tf.cast(values, WIDE)
         return tf.sqrt(tf.cast(tf.reduce_sum(tf.square(wide), 1), WIDE))
-    if values.dtype == tf.float32:
-        halves = [tf.nn.l2_loss(piece) for piece in _pieces(values)]
+    if values.dtype != tf.float32:
+        pieces = [tf.cast(values, WIDE)]
     else:
-        halves = [tf.nn.l2_loss(tf.cast(values, WIDE))]
+        elements = values.shape.num_elements()  # of slices, None or any number
+        are_rows = elements is not None and elements % ROW_LENGTH == 0
+        pieces = _pieces(values) if are_rows else [values]
+    halves = [tf.nn.l2_loss(piece) for piece in pieces]
     half = halves[0] if len(halves) == 1 else tf.add_n(halves)
     return tf.sqrt(tf.cast(2.0 * half, WIDE))[tf.newaxis]
 

@@ -36,6 +36,17 @@ def test_tensors_are_read_in_pieces_as_at_once(size, is_cpu, monkeypatch):
     np.testing.assert_allclose(norm, [np.linalg.norm(rows)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0, 37, PIECE + 1])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_norm_of_slices_of_any_number_of_elements(size, is_known):
+    values = normal(1, size)
+    norm = tf.function(checksum_rows.norms)
+    spec = tf.TensorSpec([1, size if is_known else None])
+    got = norm.get_concrete_function(spec)(tf.constant(values)).numpy()
+    wanted = np.linalg.norm(values.astype("float64"))
+    np.testing.assert_allclose(got, [wanted], rtol=1e-6)
+
+
 def test_very_large_tensors_are_read_at_once():
     size = checksum_rows._PIECES * PIECE
     assert len(checksum_rows._pieces(tf.zeros([1, size]))) == checksum_rows._PIECES
