@@ -230,10 +230,19 @@ def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
 
     TensorFlow runs operations of constants while it improves a graph, and keeps what
     came out: Horovod's collectives among them, which do not say that they are stateful.
-    So the axis hangs on an operation that says it. A reshape would be taken out.
+    So the axis hangs on an operation that says it. A reshape would be taken out. It is
+    the first of its graph: TensorFlow runs those in turn, and a later one would wait
+    for what was received before, and gradients with it, until the backward pass ends.
     https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
     """
-    return tf.expand_dims(tensor, tf.minimum(horovod().size_op(), 0) - 1)
+    graph = tf.compat.v1.get_default_graph()
+    if graph not in _sizes:
+        _sizes[graph] = horovod().size_op().op.name
+    size = graph.get_operation_by_name(_sizes[graph]).outputs[0]
+    return tf.expand_dims(tensor, tf.minimum(size, 0) - 1)
+
+
+_sizes: Any = weakref.WeakKeyDictionary()  # names of the first that ask for the size
 
 
 def _received(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
