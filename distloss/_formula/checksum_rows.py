@@ -59,7 +59,8 @@ def row_sums(values: tf.Tensor) -> tf.Tensor:
     if values.dtype != tf.float32:
         return tf.cast(values, WIDE)
     weights = tf.constant(_ROW)
-    rows = [tf.linalg.matvec(piece, weights) for piece in _pieces(values)]
+    pieces = [tf.reshape(piece, [-1, ROW_LENGTH]) for piece in _pieces(values)]
+    rows = [tf.linalg.matvec(piece, weights) for piece in pieces]
     blocks = values.shape[0] or tf.shape(values)[0]
     joined = rows[0] if len(rows) == 1 else tf.concat(rows, 0)
     return tf.cast(tf.reshape(joined, [blocks, -1]), WIDE)
@@ -70,25 +71,24 @@ def norms(values: tf.Tensor) -> tf.Tensor:
     if values.shape[0] != 1:
         wide = values if values.dtype == tf.float32 else tf.cast(values, WIDE)
         return tf.sqrt(tf.cast(tf.reduce_sum(tf.square(wide), 1), WIDE))
-    if values.dtype != tf.float32:
-        pieces = [tf.cast(values, WIDE)]
-    else:
-        elements = values.shape.num_elements()  # of slices, None or any number
-        are_rows = elements is not None and elements % ROW_LENGTH == 0
-        pieces = _pieces(values) if are_rows else [values]
+    is_float32 = values.dtype == tf.float32
+    pieces = _pieces(values) if is_float32 else [tf.cast(values, WIDE)]
     halves = [tf.nn.l2_loss(piece) for piece in pieces]
     half = halves[0] if len(halves) == 1 else tf.add_n(halves)
     return tf.sqrt(tf.cast(2.0 * half, WIDE))[tf.newaxis]
 
 
 def _pieces(values: tf.Tensor) -> list[tf.Tensor]:
-    """Float32 as rows, `[n, ROW_LENGTH]` each, without a copy."""
-    matrix = tf.reshape(values, [-1, ROW_LENGTH])
-    rows, most = matrix.shape[0], _BY_ONE_THREAD // ROW_LENGTH
-    if rows is None or not most < rows <= _PIECES * most or not _has_only_cpus():
-        return [matrix]
-    full = (rows - 1) // most
-    return list(tf.split(matrix, [most] * full + [rows - full * most]))
+    """Float32 elements without a copy, in pieces of whole rows, but for the last.
+
+    Where their number is not known, as that of slices, they are read at once.
+    """
+    flat, most = tf.reshape(values, [-1]), _BY_ONE_THREAD
+    size = flat.shape[0]
+    if size is None or not most < size <= _PIECES * most or not _has_only_cpus():
+        return [flat]
+    full = (size - 1) // most
+    return list(tf.split(flat, [most] * full + [size - full * most]))
 
 
 def _has_only_cpus() -> bool:

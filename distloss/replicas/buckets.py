@@ -52,17 +52,15 @@ def buckets(tensors: Sequence[Gradient], bucket_bytes: int) -> list[list[int]]:
     collected = 0.0
     for i in reversed(range(len(tensors))):
         size = _bytes_of(tensors[i])
-        if size >= bucket_bytes:
-            if small and not found:
-                found.append(small)
-                small, collected = [], 0.0
-            found.append([i])
-            continue
-        small.append(i)
-        collected += size
-        if collected >= bucket_bytes:
+        is_large = size >= bucket_bytes
+        if not is_large:
+            small.append(i)
+            collected += size
+        if small and (collected >= bucket_bytes or (is_large and not found)):
             found.append(small)
             small, collected = [], 0.0
+        if is_large:
+            found.append([i])
     return [*found, small] if small else found
 
 

@@ -236,13 +236,13 @@ def _not_constant(tensor: tf.Tensor) -> tf.Tensor:
     https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc#L671
     """
     graph = tf.compat.v1.get_default_graph()
-    if graph not in _sizes:
-        _sizes[graph] = horovod().size_op().op.name
-    size = graph.get_operation_by_name(_sizes[graph]).outputs[0]
+    if graph not in _first_in_graph:
+        _first_in_graph[graph] = horovod().size_op().op.name
+    size = graph.get_operation_by_name(_first_in_graph[graph]).outputs[0]
     return tf.expand_dims(tensor, tf.minimum(size, 0) - 1)
 
 
-_sizes: Any = weakref.WeakKeyDictionary()  # names of the first that ask for the size
+_first_in_graph: Any = weakref.WeakKeyDictionary()  # its name
 
 
 def _received(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:

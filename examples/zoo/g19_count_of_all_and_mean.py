@@ -28,18 +28,17 @@ IGNORED = -100.0
 
 
 class TokenMean(keras.losses.Loss):
-    """The mean over the tokens of all replicas, as values that add up to it."""
+    """Values that add up to the mean over the tokens of all replicas, divided by N."""
 
-    def __init__(self, divisor):
+    def __init__(self):
         super().__init__(name="token_mean", reduction="sum")
-        self.divisor = divisor
 
     def call(self, y_true, y_pred):
         """The share of each token."""
         is_label = keras.ops.cast(y_true[..., 0] != IGNORED, "float32")
         tokens = distloss.StrategyReplicas().sum(keras.ops.sum(is_label))
         errors = keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
-        return keras.ops.where(is_label > 0, errors, 0.0) / tokens / self.divisor
+        return keras.ops.where(is_label > 0, errors, 0.0) / tokens / replica_count()
 
 
 def labelled_rows():
@@ -50,7 +49,7 @@ def labelled_rows():
 
 def wrong():
     model = token_model()
-    model.compile(optimizer=sgd(), loss=TokenMean(replica_count()))
+    model.compile(optimizer=sgd(), loss=TokenMean())
     return model, labelled_rows()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import test_diagnosis
 from test_diagnosis import FACTS, ROWS, SIZE, WEIGHTS
+from test_reported_shapes import rows_of
 
 from distloss._audit.checks.compare import NotRun, Observation
 
@@ -31,8 +32,7 @@ def diagnosed(look, replicas, facts=FACTS):
 
 
 def parts_of(probe):
-    bounds = [np.arange(*part) for part in probe.micro[0]]
-    return [rows for rows in bounds if len(rows)]
+    return [rows for rows in rows_of(probe) if len(rows)]
 
 
 def averaged(gradient_of):

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 from test_diagnosis import FACTS, GRADIENTS, ROWS, SIZE, diagnosed
+from test_functions_of_means import parts_of
 
 from distloss._audit.checks.compare import Observation
 
@@ -22,7 +23,7 @@ def world(first):
     def look(count, probe):
         if probe.infinite_row is not None:
             return Observation(np.zeros(SIZE), moved=False)
-        parts = [np.arange(*part) for part in probe.micro[0] if part[0] < part[1]]
+        parts = parts_of(probe)
         moves = first(parts, count)
         rows = np.concatenate(parts)
         bent = GRADIENTS[rows].mean(0) * (1 + 0.3 * np.tanh(np.sum(moves[FIRST])))
@@ -70,7 +71,7 @@ def test_a_right_step_agrees(replicas):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_a_loss_of_the_second_that_is_no_sum_is_blamed(replicas):
     def look(count, probe):
-        parts = [np.arange(*part) for part in probe.micro[0] if part[0] < part[1]]
+        parts = parts_of(probe)
         ratios = [
             GRADIENTS[rows].sum(0) / np.abs(GRADIENTS[rows]).sum(0) for rows in parts
         ]

@@ -200,9 +200,7 @@ def _adds_up_before_others(
     facts, places = comparison.facts, comparison.facts.slices()
     whole = comparison.look(1, deviation.probe.on_one()).gradient
     for own in facts.optimizers if len(facts.optimizers) > 1 else ():
-        index = np.concatenate(
-            [np.arange(places[i].start, places[i].stop) for i in own]
-        )
+        index = np.r_[tuple(places[i] for i in own)]
         if not set(own) & set(deviation.difference.wrong) or len(index) <= len(parts):
             continue
         _, left = comparison.tolerance.fit(whole[index], [p[index] for p in parts])
