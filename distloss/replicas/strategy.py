@@ -16,6 +16,7 @@ import tensorflow as tf
 from distloss._errors import ArgumentTypeError, ContextError
 from distloss._keras import added_losses, versions
 from distloss._types import Gradient
+from distloss.replicas.backward_order import one_after_the_other
 from distloss.replicas.base import Replicas, without_result
 from distloss.replicas.buckets import BUCKET_BYTES, checked_bucket_bytes, of_one_dtype
 
@@ -148,10 +149,13 @@ class StrategyReplicas(Replicas):
         size = self.bucket_bytes
         if size is None and not self.is_in_one_process:
             size = BUCKET_BYTES
-        for at in of_one_dtype(local, size):
-            packed = [tf.identity(local[i]) for i in at]  # as in `sum`
+        together = of_one_dtype(local, size)
+        sent = [[tf.identity(local[i]) for i in at] for at in together]  # as in `sum`
+        if not self.is_in_one_process:
+            one_after_the_other(sent)
+        for at, bucket in zip(together, sent, strict=True):
             with _meeting_others():
-                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, bucket)
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = gradient
         return sums

@@ -224,6 +224,13 @@ CONTAINER = PrivateName(
     is_of_instances=True,
     is_optional=True,
 )
+ADD_CONTROL_INPUTS = PrivateName(
+    OF_TENSORFLOW,
+    "tensorflow.Operation",
+    "_add_control_inputs",
+    "send gradients while others are computed",
+    "test_backward_order.py::test_gradients_are_computed_in_the_order_given",
+)
 
 _OPERATIONS = "horovod.tensorflow.mpi_ops"
 _SETS = "test_private_names.py::test_horovod_has_its_private_names"

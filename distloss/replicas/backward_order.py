@@ -1,0 +1,76 @@
+"""Gradients computed one after the other, so that each is sent while others are not.
+
+TensorFlow orders operations by their inputs alone. With few threads it may go through
+all layers first, whose gradients lead to those of the layers below, and come back for
+those of weights at the end, the last of them first: then there is nothing to send while
+it computes. And processes that compute them in different orders wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from distloss._keras.private_names.of_others import ADD_CONTROL_INPUTS
+
+
+def one_after_the_other(groups: Sequence[Sequence[tf.Tensor]]) -> None:
+    """Lets what a group alone needs wait until the groups before it are computed.
+
+    In a graph that is being made, if they are in it; eager tensors are computed.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    every = [tensor for group in groups for tensor in group]
+    if tf.executing_eagerly() or any(tensor.graph is not graph for tensor in every):
+        return
+    order = _Order(graph)
+    for group in groups:
+        order.then([tensor.op for tensor in group])
+
+
+class _Order:
+    """What is to be computed, in the order of calls of `then`."""
+
+    def __init__(self, graph: tf.Graph) -> None:
+        self._made = {one: at for at, one in enumerate(graph.get_operations())}
+        self._earlier: set[Any] = set()  # operations, all that was needed so far
+        self._last: list[Any] = []
+        self._last_stateful = -1
+
+    def then(self, operations: list[Any]) -> None:
+        """`operations` next."""
+        needed = self._needed(operations)
+        for one in needed if self._last else ():
+            if self._may_wait(one, needed):
+                ADD_CONTROL_INPUTS.of(one)(self._last)
+        self._earlier |= needed
+        stateful = [self._made[one] for one in needed if one.op_def.is_stateful]
+        self._last_stateful = max([self._last_stateful, *stateful])
+        self._last = operations if needed else self._last
+
+    def _needed(self, operations: list[Any]) -> set[Any]:
+        """All that `operations` are computed of, and what was needed by none before."""
+        found: set[Any] = set()
+        rest = list(operations)
+        while rest:
+            one = rest.pop()
+            if one not in found and one not in self._earlier:
+                found.add(one)
+                rest += [tensor.op for tensor in one.inputs] + list(one.control_inputs)
+        return found
+
+    def _may_wait(self, one: Any, needed: set[Any]) -> bool:
+        """Whether all of `one`'s inputs are there before, and nobody waits in a ring.
+
+        Nothing that was needed before needs `one`. But when all is made, TensorFlow
+        lets operations that have a state wait for those that were made before: so all
+        of them that were needed before must have been made before `one`.
+        """
+        inputs = [tensor.op for tensor in one.inputs]
+        return (
+            bool(inputs)
+            and not any(op in needed for op in inputs)
+            and self._made[one] > self._last_stateful
+        )
