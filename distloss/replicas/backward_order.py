@@ -14,9 +14,11 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._keras.private_names.of_others import ADD_CONTROL_INPUTS
+from distloss._types import Gradient
+from distloss.replicas.buckets import packed
 
 
-def one_after_the_other(groups: Sequence[Sequence[tf.Tensor]]) -> None:
+def one_after_the_other(groups: Sequence[Sequence[Gradient]]) -> None:
     """Lets what a group alone needs wait until the groups before it are computed.
 
     In a graph that is being made, if they are in it; eager tensors are computed.
@@ -28,6 +30,25 @@ def one_after_the_other(groups: Sequence[Sequence[tf.Tensor]]) -> None:
     order = _Order(graph)
     for group in groups:
         order.then([tensor.op for tensor in group])
+
+
+def vectors_in_order(buckets: Sequence[Sequence[Gradient]]) -> list[Gradient]:
+    """What each bucket sends, computed one after the other, to be sent at once."""
+    vectors = [packed(bucket) for bucket in buckets]
+    one_after_the_other([[vector] for vector in vectors])
+    return [*map(_at_once, vectors)]
+
+
+def _at_once(vector: Gradient) -> Gradient:
+    """`vector`, by an operation that is cheap, and that TensorFlow does not take out.
+
+    It runs what is cheap first, and then what that leads to: a collective right after
+    this, and not when its thread has nothing left to compute.
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/common_runtime/executor.cc
+    """
+    if isinstance(vector, tf.IndexedSlices):
+        return tf.identity(vector)
+    return tf.raw_ops.PlaceholderWithDefault(input=vector, shape=vector.shape)
 
 
 class _Order:

@@ -16,9 +16,14 @@ import tensorflow as tf
 from distloss._errors import ArgumentTypeError, ContextError
 from distloss._keras import added_losses, versions
 from distloss._types import Gradient
-from distloss.replicas.backward_order import one_after_the_other
+from distloss.replicas.backward_order import vectors_in_order
 from distloss.replicas.base import Replicas, without_result
-from distloss.replicas.buckets import BUCKET_BYTES, checked_bucket_bytes, of_one_dtype
+from distloss.replicas.buckets import (
+    BUCKET_BYTES,
+    checked_bucket_bytes,
+    of_one_dtype,
+    unpacked,
+)
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -150,15 +155,21 @@ class StrategyReplicas(Replicas):
         if size is None and not self.is_in_one_process:
             size = BUCKET_BYTES
         together = of_one_dtype(local, size)
-        sent = [[tf.identity(local[i]) for i in at] for at in together]  # as in `sum`
-        if not self.is_in_one_process:
-            one_after_the_other(sent)
-        for at, bucket in zip(together, sent, strict=True):
+        buckets = [[local[i] for i in at] for at in together]
+        for at, sent in zip(together, self._sent(buckets), strict=True):
             with _meeting_others():
-                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, bucket)
+                summed = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
+            if len(sent) < len(at):
+                summed = unpacked(summed[0], [local[i] for i in at])
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = gradient
         return sums
+
+    def _sent(self, buckets: list[list[Gradient]]) -> list[list[Gradient]]:
+        """What each bucket sends: between workers one vector."""
+        if self.is_in_one_process:
+            return [[*map(tf.identity, bucket)] for bucket in buckets]  # as in `sum`
+        return [[vector] for vector in vectors_in_order(buckets)]
 
     def gathered(self, local: Sequence[tf.Tensor]) -> tf.Tensor:
         """What each replica has, one after the other along a new axis 0.
