@@ -26,3 +26,6 @@ ON_NONFINITE: tuple[str, ...] = get_args(OnNonfinite)
 
 GradientOp: TypeAlias = Literal["sum", "average"]
 GRADIENT_OPS: tuple[str, ...] = get_args(GradientOp)
+
+Compression: TypeAlias = Literal["none", "fp16", "bf16"]
+COMPRESSIONS: tuple[str, ...] = get_args(Compression)

@@ -45,7 +45,7 @@ def drawn(kind, size, index, seed):
     )
 
 
-def checking(strategy, dtype):
+def checking(strategy, dtype, compression):
     """A function of (kind, sizes, scale, seed): was a sum of two tensors clean?
 
     Traced once for all sizes.
@@ -53,9 +53,9 @@ def checking(strategy, dtype):
     from distloss import StrategyReplicas
     from distloss._formula.checked_sums import checked_sums
 
-    replicas = StrategyReplicas()
+    replicas = StrategyReplicas(compression=compression)
     # so that no sum is larger than what there is
-    most = float(dtype.max) / 8
+    most = float(replicas.sent_as(dtype).max) / 8
 
     def of_one(kind, sizes, scale, seed):
         index = replicas.index()
@@ -98,11 +98,11 @@ def strategies():
     }
 
 
-def false_alarms(count, seed, found=None):
+def false_alarms(count, seed, found=None, compression="none"):
     """Checks `count` sums; returns how many of each dtype, and the alarms."""
     found = found or strategies()
     checks = {
-        (replicas, dtype.name): checking(strategy, dtype)
+        (replicas, dtype.name): checking(strategy, dtype, compression)
         for replicas, strategy in found.items()
         for dtype in DTYPES
     }
@@ -127,9 +127,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compression", default="none", help="of what is sent")
     options = parser.parse_args(arguments)
     configure(max(COUNTS))
-    done, alarms = false_alarms(options.count, options.seed)
+    done, alarms = false_alarms(
+        options.count, options.seed, compression=options.compression
+    )
     for dtype, count in done.items():
         print(f"{dtype}: {count} sums")
     for alarm in alarms:

@@ -112,7 +112,7 @@ def checked_sums(
       losses: element losses of this replica's rows.
 
     Raises:
-      ContextError: XLA compiles the step, or gradients are averages in bfloat16.
+      ContextError: XLA compiles the step.
     """
     _refuse_compiled()
     local = [tensor for part in parts for tensor in part]
@@ -122,7 +122,6 @@ def checked_sums(
     sent = _numbers(step, before)
     wire = _wire_of(parts)
     bits = checksums.bits_per_word(replicas.sent_as(wire))
-    _refuse_inexact(replicas, wire)
     slots = _slots(checksums.words(sent, bits), replicas)
     # First, and so sent last (replicas/buckets.py): they are known last.
     received, *sums = replicas.sum_gradients([tf.cast(slots, wire), *local], name)
@@ -135,7 +134,7 @@ def checked_sums(
     layout = Layout(
         tuple(groups),
         bits,
-        tuple(replicas.sent_as(group.dtype) for group in groups),
+        tuple(_sent_as(replicas, group) for group in groups),
         len(losses),
     )
     numbers = checksums.numbers_of(received, bits)
@@ -165,13 +164,9 @@ def _refuse_compiled() -> None:
         )
 
 
-def _refuse_inexact(replicas: Replicas, wire: tf.DType) -> None:
-    if replicas.sent_as(wire) == tf.bfloat16 and not replicas.sums_are_exact:
-        raise ContextError(
-            "Expected gradients that are summed, to check sums in bfloat16: averages "
-            f"of the numbers that tell are too coarse. Got replicas={replicas!r}. Use "
-            "gradient_op='sum', or leave out check_sums=."
-        )
+def _sent_as(replicas: Replicas, group: Group) -> tf.DType:
+    """In which dtype: slices are sent whole."""
+    return group.dtype if group.is_sparse else replicas.sent_as(group.dtype)
 
 
 def _wire_of(parts: Sequence[Sequence[Gradient]]) -> tf.DType:

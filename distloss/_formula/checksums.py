@@ -262,7 +262,7 @@ def tolerance(group: Group, length: tf.Tensor, rounding: Rounding) -> Tolerance:
     """How far S of a block of `length` elements may be off."""
     wide_length = tf.cast(length, WIDE)
     relative = rounding.roundings * unit_roundoff(rounding.dtype)
-    smallest = _smallest_step(rounding.dtype) * (rounding.roundings + 1.0)
+    smallest = smallest_step(rounding.dtype) * (rounding.roundings + 1.0)
     exact = unit_roundoff(tf.float64)
     if group.is_single:
         return Tolerance(relative + 4.0 * exact, smallest)
@@ -288,7 +288,7 @@ def unit_roundoff(dtype: tf.DType) -> float:
     return float(np.finfo(dtype.as_numpy_dtype).eps) / 2
 
 
-def _smallest_step(dtype: tf.DType) -> float:
+def smallest_step(dtype: tf.DType) -> float:
     """The largest absolute error of rounding to zero, or to a number close to it."""
     if dtype == tf.float16:
         return 2.0**-24

@@ -127,19 +127,17 @@ class RowsWithGradients:
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
         """Local gradients times rows, zeros without rows; and the rows, `[1]`.
 
-        In float32 at least: sums of float16 would overflow.
+        Where sums are not exact both are divided by the rows of all: float16 would not
+        hold so many rows. In float32 at least: sums of float16 would overflow.
         """
         step = self._step
         dtype = reduce.accumulator_dtype(*gradients)
-        rows = tf.cast(step.rows, dtype)
+        factor = tf.cast(step.rows, dtype)
         if not step.replicas.sums_are_exact:  # sent in few bits, or averaged
-            part = reduce.share(rows, tf.cast(step.count_rows(), dtype))
+            part = reduce.share(factor, tf.cast(step.count_rows(), dtype))
             factor = step.replicas.loss_to_differentiate(part)
-        else:
-            factor = rows
-        return [sparse.times(_as(dtype, g), factor) for g in gradients], rows[
-            tf.newaxis
-        ]
+        weighed = [sparse.times(_as(dtype, g), factor) for g in gradients]
+        return weighed, factor[tf.newaxis]
 
     def divided(self, gradients: list[Any], sums: tf.Tensor) -> list[Any]:
         """Sums of what `to_sum` gave, divided by the rows of all replicas."""

@@ -187,7 +187,7 @@ def _exact(
     dtype = known.layout.dtypes[group]
     relative = len(parts) * checksums.unit_roundoff(dtype)
     exact, magnitude = sum(parts), sum(np.abs(part) for part in parts)
-    return exact, relative * magnitude + len(parts) * 2.0**-126
+    return exact, relative * magnitude + len(parts) * checksums.smallest_step(dtype)
 
 
 def _change(

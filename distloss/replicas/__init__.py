@@ -4,12 +4,9 @@ The only folder that may touch collectives of `tf.distribute` or of Horovod.
 """
 
 from distloss.replicas.base import Replicas
+from distloss.replicas.chosen import replicas_or_current_strategy
 from distloss.replicas.one_device import OneDevice
-from distloss.replicas.strategy import (
-    StrategyReplicas,
-    current_strategy,
-    replicas_or_current_strategy,
-)
+from distloss.replicas.strategy import StrategyReplicas, current_strategy
 
 __all__ = [
     "OneDevice",

@@ -25,6 +25,7 @@ from distloss.replicas import horovod_elastic
 from distloss.replicas.alone import is_alone
 from distloss.replicas.base import Replicas
 from distloss.replicas.buckets import BUCKET_BYTES, checked_bucket_bytes
+from distloss.replicas.compression import checked_compression
 from distloss.replicas.horovod_calls import (
     SENT,
     all_gather,
@@ -309,9 +310,13 @@ def _is_adasum(op: Any) -> bool:
 def _checked_compression(compression: Any) -> str:
     name = getattr(compression, "__name__", compression)
     name = {"NoneCompressor": "none", "FP16Compressor": "fp16"}.get(str(name), name)
-    if name not in _COMPRESSIONS:
+    if name == "bf16":
         raise ArgumentError(
-            f"Expected compression= to be one of {_COMPRESSIONS}, or hvd.Compression's "
-            f"of these names. Got compression={compression!r}."
+            "Expected compression= to be 'none' or 'fp16', since Horovod 0.28 adds up "
+            "no bfloat16. Got compression='bf16'. Take 'fp16', which overflows at "
+            "65,504, with a LossScaleOptimizer; or MultiWorkerMirroredStrategy with "
+            "distloss.StrategyReplicas(compression='bf16')."
         )
-    return str(name)
+    return checked_compression(
+        name, _COMPRESSIONS, ", or hvd.Compression's of these names"
+    )

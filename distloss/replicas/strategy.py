@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -13,9 +12,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distloss._errors import ArgumentTypeError, ContextError
+from distloss._errors import ContextError
 from distloss._keras import added_losses, versions
-from distloss._types import Gradient
+from distloss._types import Compression, Gradient
 from distloss.replicas.backward_order import vectors_in_order
 from distloss.replicas.base import Replicas, without_result
 from distloss.replicas.buckets import (
@@ -23,6 +22,11 @@ from distloss.replicas.buckets import (
     checked_bucket_bytes,
     of_one_dtype,
     unpacked,
+)
+from distloss.replicas.compression import (
+    checked_compression,
+    compressed,
+    dtype_sent,
 )
 
 
@@ -48,10 +52,13 @@ class StrategyReplicas(Replicas):
         backward pass has made them; smaller ones together, when they have as many.
         None: 1 MB between workers, and all together in one process.
         `CommunicationOptions(bytes_per_pack=)` of the strategy cuts further.
+      compression: `"fp16"` and `"bf16"` send dense gradients as float16 or bfloat16,
+        and add them up in that; `"none"` as they are. Sparse gradients, losses and
+        weights are always sent whole.
 
     Raises:
-      ArgumentError: `bucket_bytes` is below 1.
-      ArgumentTypeError: it is no int.
+      ArgumentError: `bucket_bytes` is below 1, or an unknown `compression`.
+      ArgumentTypeError: `bucket_bytes` is no int.
 
     Example:
       >>> from distloss import StrategyReplicas
@@ -61,8 +68,10 @@ class StrategyReplicas(Replicas):
 
     _: KW_ONLY
     bucket_bytes: int | None = field(default=None, compare=False)
+    compression: Compression = "none"
 
     def __post_init__(self) -> None:
+        checked_compression(self.compression)
         if self.bucket_bytes is not None:
             checked_bucket_bytes(self.bucket_bytes)
 
@@ -154,6 +163,7 @@ class StrategyReplicas(Replicas):
         size = self.bucket_bytes
         if size is None and not self.is_in_one_process:
             size = BUCKET_BYTES
+        local = compressed(local, self.compression)
         together = of_one_dtype(local, size)
         buckets = [[local[i] for i in at] for at in together]
         for at, sent in zip(together, self._sent(buckets), strict=True):
@@ -162,7 +172,7 @@ class StrategyReplicas(Replicas):
             if len(sent) < len(at):
                 summed = unpacked(summed[0], [local[i] for i in at])
             for i, gradient in zip(at, summed, strict=True):
-                sums[i] = gradient
+                sums[i] = tf.cast(gradient, sums[i].dtype)
         return sums
 
     def _sent(self, buckets: list[list[Gradient]]) -> list[list[Gradient]]:
@@ -170,6 +180,15 @@ class StrategyReplicas(Replicas):
         if self.is_in_one_process:
             return [[*map(tf.identity, bucket)] for bucket in buckets]  # as in `sum`
         return [[vector] for vector in vectors_in_order(buckets)]
+
+    @property
+    def sums_are_exact(self) -> bool:
+        """Not with compression."""
+        return self.compression == "none"
+
+    def sent_as(self, dtype: tf.DType) -> tf.DType:
+        """float16 or bfloat16, where gradients are compressed to that."""
+        return dtype_sent(dtype, self.compression)
 
     def gathered(self, local: Sequence[tf.Tensor]) -> tf.Tensor:
         """What each replica has, one after the other along a new axis 0.
@@ -243,7 +262,7 @@ class StrategyReplicas(Replicas):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras to save."""
-        return {"bucket_bytes": self.bucket_bytes}
+        return {"bucket_bytes": self.bucket_bytes, "compression": self.compression}
 
     def call_if(
         self,
@@ -327,36 +346,3 @@ def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
 def current_strategy() -> tf.distribute.Strategy | None:
     """The strategy in whose scope this is called, or None outside any."""
     return tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
-
-
-def replicas_or_current_strategy(replicas: Replicas | None) -> Replicas:
-    """`replicas`, or the current strategy's when it is None.
-
-    Raises:
-      ArgumentTypeError: `replicas` is something else.
-      ContextError: it is None, and several Horovod processes run.
-    """
-    if replicas is None:
-        _refuse_silent_horovod()
-        return StrategyReplicas()
-    if not isinstance(replicas, Replicas):
-        raise ArgumentTypeError(
-            "Expected replicas= to say who shares the batch: distloss.OneDevice(), "
-            "distloss.StrategyReplicas(), distloss.HorovodReplicas() or None for the "
-            f"current strategy. Got replicas={replicas!r} of type "
-            f"{type(replicas).__name__}. Pass an instance of one of these; a strategy "
-            "is found by itself."
-        )
-    return replicas
-
-
-def _refuse_silent_horovod() -> None:
-    # Only looked at, never loaded: Horovod that is merely installed changes nothing.
-    hvd = sys.modules.get("horovod.tensorflow")
-    if hvd is not None and hvd.is_initialized() and hvd.size() > 1:
-        raise ContextError(
-            "Expected replicas= to say who shares the batch, since Horovod runs "
-            f"{hvd.size()} processes. Got replicas=None, which counts the rows of this "
-            "process alone. Pass replicas=distloss.HorovodReplicas(), or "
-            "distloss.OneDevice() if this process has the whole batch."
-        )
