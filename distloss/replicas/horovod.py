@@ -154,10 +154,14 @@ class HorovodReplicas(Replicas):
 
         Dense gradients are sent while the backward pass goes on, in buckets of one
         dtype; sparse ones are gathered.
+
+        Raises:
+          ContextError: of some in bfloat16.
         """
         sums = list(local)
         if not self._is_included():
             return sums
+        self._refuse_bfloat16(local)
         is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in local]
         for dtype in dict.fromkeys(g.dtype for g in local):
             same = [i for i, gradient in enumerate(local) if gradient.dtype == dtype]
@@ -167,6 +171,19 @@ class HorovodReplicas(Replicas):
             for i in (i for i in same if is_sparse[i]):
                 sums[i] = self._gathered(local[i], f"{name}_{i}")
         return sums
+
+    def _refuse_bfloat16(self, local: Sequence[Gradient]) -> None:
+        # https://github.com/horovod/horovod/blob/v0.28.1/horovod/tensorflow/mpi_ops.cc
+        for gradient in local:
+            is_sparse = isinstance(gradient, tf.IndexedSlices)
+            sent = gradient.dtype if is_sparse else self.sent_as(gradient.dtype)
+            if sent == tf.bfloat16:
+                raise ContextError(
+                    "Expected gradients that Horovod can sum. Got "
+                    f"{'sparse' if is_sparse else 'dense'} ones in bfloat16, which "
+                    "Horovod 0.28 does not send. Keep weights in float32: dtype policy "
+                    "'mixed_bfloat16' computes in bfloat16 all the same."
+                )
 
     def _dense(self, local: Sequence[Gradient], at: list[int], name: str) -> Any:
         op = "Sum" if self.gradient_op == "sum" else "Average"

@@ -17,7 +17,9 @@ from distloss._formula.checked_sums import checked_sums
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "scripts"))
 import clean_sums
+import compression_errors
 
+GUIDE = pathlib.Path(__file__).parents[2] / "examples/guides/precision_and_clipping.md"
 DTYPES = {"fp16": tf.float16, "bf16": tf.bfloat16}
 ROUNDOFF = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 RNG = np.random.default_rng(4)
@@ -161,6 +163,17 @@ def test_what_is_beyond_float16_is_not_beyond_bfloat16(four):
         [[brain, *_]] = sums_of(four, StrategyReplicas(compression="bf16"), parts)
     np.testing.assert_array_equal(half, [65_504, np.inf, 2.0**-24, 0, np.inf])
     np.testing.assert_allclose(brain, parts[0][0], rtol=2.0**-8)
+
+
+def test_the_guide_tells_what_it_costs():
+    """As far as four replicas go."""
+    lines = GUIDE.read_text().splitlines()
+    strategies = [strategy_of("mirrored", count) for count in (2, 4)]
+    rows = compression_errors.rows_of(strategies)
+    assert len(rows) == 6
+    for kind, compression, (two, four) in rows:
+        line = f'| {kind} | `"{compression}"` | {two} | {four} | '
+        assert [found for found in lines if found.startswith(line)], line
 
 
 # -- what must not be sent in 16 bits: by what sums are divided

@@ -220,6 +220,28 @@ def test_gradients_sent_as_float16_are_nearly_those_of_one_process(three):
     assert 1e-6 < off < 1e-3  # they were really sent as float16
 
 
+@pytest.mark.parametrize("way", ["prepared", "own step", "averaged"])
+def test_rows_that_float16_cannot_count_are_counted(three, way):
+    for result in three:
+        of_loss, of_gradient = result["compressed"]["rows"][way]
+        assert abs(of_loss) < 1e-5
+        assert abs(of_gradient) < 2.0**-13  # rounded up as often as down
+
+
+def test_bfloat16_is_refused_where_horovod_cannot_sum_it(three):
+    wanted = "ContextError: Expected gradients that Horovod can sum.*bfloat16"
+    for result in three:
+        found = result["compressed"]["bfloat16"]
+        assert re.match(wanted, found["whole"]["dense"])
+        assert re.match(wanted, found["whole"]["sparse"])
+        assert found["fp16"]["dense"] == "no error"  # it is sent as float16
+        assert re.match(wanted, found["fp16"]["sparse"])
+        # if not, HorovodReplicas(compression="bf16") can be offered
+        assert re.match(
+            "InvalidArgumentError: .*bfloat16 is not in", found["of Horovod"]
+        )
+
+
 SIZES = ["one byte", "default", "everything"]
 
 

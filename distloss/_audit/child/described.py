@@ -19,6 +19,7 @@ from distloss._keras.model_hooks import Hook
 from distloss._keras.private_names.of_audit import GET_POLICY
 from distloss._keras.tf_keras import is_model
 from distloss._prepare.prepare import prepare
+from distloss.replicas import Replicas
 from distloss.replicas.horovod import HorovodReplicas
 
 
@@ -31,7 +32,7 @@ def description(
     return {
         "names": [path_of(v) for v in variables],
         "shapes": [[int(n) for n in v.shape] for v in variables],
-        "eps": max(_eps(built.model, v) for v in variables),
+        "eps": max(_eps(built.model, v, optimizers) for v in variables),
         "found": sorted(instruments.ablation.found),
         "outputs": _outputs(built, instruments),
         "clips": _clips(instruments),
@@ -95,13 +96,23 @@ def _outputs(built: Built, instruments: Instruments) -> list[str]:
     return built.compiled.outputs()
 
 
-def _eps(model: Any, variable: Any) -> float:
-    """Of the dtype in which this variable's gradient is computed."""
+def _eps(model: Any, variable: Any, optimizers: list[Any]) -> float:
+    """Of the dtype in which this variable's gradient is computed, or sent."""
     policies = [getattr(model, "compute_dtype", None)]
     if isinstance(model, keras.Layer) or is_model(model):
         policies += [layer.compute_dtype for layer in layers_of(model)]
     policies += [GET_POLICY.found()(None).compute_dtype]
     epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     known = [epsilons[p] for p in policies if p in epsilons]
-    own = tf.as_dtype(variable.dtype).name
-    return max([*known, epsilons.get(own, 2.0**-52)])
+    own = tf.as_dtype(variable.dtype)
+    sent = [one.sent_as(own) for one in map(_replicas_of, optimizers) if one]
+    return max([*known, *(epsilons.get(t.name, 2.0**-52) for t in (own, *sent))])
+
+
+def _replicas_of(optimizer: Any) -> Replicas | None:
+    """Over whom it sums, if it is one of distloss, of Keras 3 or tf-keras."""
+    for name in ("_replicas", "_distloss_replicas"):
+        replicas = getattr(optimizer, name, None)
+        if isinstance(replicas, Replicas):
+            return replicas
+    return None

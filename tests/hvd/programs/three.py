@@ -15,6 +15,7 @@ import killed
 import numpy as np
 import problem
 import tensorflow as tf
+from compressed import compressed
 from in_buckets import in_buckets
 from problem import MEAN, OPTIMIZERS, WEIGHTED
 
@@ -385,6 +386,7 @@ CHECKS = (
     overflow,
     accumulation,
     half_precision_gradients,
+    compressed,
     unequal_numbers_of_batches,
     in_buckets,
     metric,
