@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from distloss._errors import ContextError
-from distloss._keras import added_losses, versions
+from distloss._keras import versions
 from distloss._types import Compression, Gradient
 from distloss.replicas.backward_order import vectors_in_order
 from distloss.replicas.base import Replicas, without_result
@@ -28,6 +27,7 @@ from distloss.replicas.compression import (
     compressed,
     dtype_sent,
 )
+from distloss.replicas.meeting import meeting_others
 
 
 @keras.saving.register_keras_serializable("distloss")
@@ -94,7 +94,7 @@ class StrategyReplicas(Replicas):
             return self._sum_while_keras_builds(local)
         # A function argument has no device, and the collective then has "no
         # destination"; the identity gives it one.
-        with _meeting_others():
+        with meeting_others():
             if has_several_workers(tf.distribute.get_strategy()):
                 return self._sum_of_the_same(tf.identity(local), name, context)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(local))
@@ -160,14 +160,15 @@ class StrategyReplicas(Replicas):
         context = tf.distribute.get_replica_context()
         if context is None:
             raise self._not_in_replica_context()
+        local = compressed(local, self.compression)
+        local = compressed(local, self.compression)
         size = self.bucket_bytes
         if size is None and not self.is_in_one_process:
             size = BUCKET_BYTES
-        local = compressed(local, self.compression)
         together = of_one_dtype(local, size)
         buckets = [[local[i] for i in at] for at in together]
         for at, sent in zip(together, self._sent(buckets), strict=True):
-            with _meeting_others():
+            with meeting_others():
                 summed = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
             if len(sent) < len(at):
                 summed = unpacked(summed[0], [local[i] for i in at])
@@ -212,7 +213,7 @@ class StrategyReplicas(Replicas):
         in_one_process = isinstance(current_strategy(), tf.distribute.MirroredStrategy)
         if context is None or not in_one_process or self.count() == 1:
             return read()
-        with _meeting_others():
+        with meeting_others():
             return context.merge_call(lambda _strategy: read())
 
     def index(self) -> tf.Tensor:
@@ -257,7 +258,7 @@ class StrategyReplicas(Replicas):
             columns = map(strategy.experimental_local_results, values)
             return function([list(row) for row in zip(*columns, strict=True)])
 
-        with _meeting_others():
+        with meeting_others():
             return context.merge_call(of_all, args=(list(local),))
 
     def get_config(self) -> dict[str, Any]:
@@ -302,33 +303,8 @@ class StrategyReplicas(Replicas):
         context = tf.distribute.get_replica_context()
         if context is None:
             raise self._not_in_replica_context()
-        with _meeting_others():
+        with meeting_others():
             context.merge_call(call_all, args=(condition, *arguments))
-
-
-@contextlib.contextmanager
-def _meeting_others() -> Iterator[None]:
-    """In which a replica may wait while others take their turns.
-
-    Keeps what layers have added on this one, and says what to do where TensorFlow says
-    that replicas cannot meet here. They meet in the graph in which `strategy.run` was
-    called; a `tf.function`, `tf.cond` or `tf.while_loop` inside the replica function
-    traces one of its own.
-    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/mirrored_run.py
-    """
-    try:
-        with added_losses.kept(tf.distribute.get_strategy):
-            yield
-    except RuntimeError as error:
-        if isinstance(error, ContextError) or "merge_call" not in str(error):
-            raise
-        raise ContextError(
-            "Expected a sum over replicas in the replica function itself. Got one in a "
-            "tf.function, tf.cond or tf.while_loop inside it, where this strategy "
-            "cannot sum. Take @tf.function (and jit_compile=True, which several "
-            "replicas can use on TPU only) off the inner function and put it around "
-            "strategy.run(...); call the loss or optimizer outside the tf.cond."
-        ) from error
 
 
 def _devices() -> tuple[str, ...]:

@@ -189,6 +189,14 @@ def test_overflow_on_one_worker_is_skipped_by_all(two):
         assert got["scale"] == 32.0
 
 
+def test_gradients_are_sent_in_16_bits(two):
+    for result in two[2]:
+        (of_half, slices), (of_brain, same) = result["sums_in_16_bits"].values()
+        assert of_half == [2 * float(np.float16(1 / 3)), np.inf]
+        assert of_brain == [2 * 0.333984375, 199_680.0]  # 8 bits of each
+        assert slices == same == pytest.approx([2 / 3, 2e5])
+
+
 def test_losses_in_another_order_are_an_error(two):
     """TensorFlow alone would add up one loss of one worker and another of another."""
     names = ("mean_squared_error", "mean_absolute_error")

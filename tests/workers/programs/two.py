@@ -57,6 +57,19 @@ def loop_in_buckets():
     return in_a_loop(whole(), optimizer=problem.wrapped("SGD", replicas=replicas))
 
 
+def sums_in_16_bits():
+    """Of 1/3 and 1e5 of each worker, dense and as slices."""
+    parts = tf.constant([1 / 3, 1e5])
+    slices = tf.IndexedSlices(parts, tf.constant([0, 1]), tf.constant([2]))
+    found = {}
+    for compression in ("fp16", "bf16"):
+        replicas = distloss.StrategyReplicas(compression=compression)
+        summed = tf.function(functools.partial(replicas.sum_gradients, [parts, slices]))
+        sums = strategy.run(summed)
+        found[compression] = [tf.convert_to_tensor(x).numpy().tolist() for x in sums]
+    return found
+
+
 def loop_that_accumulates():
     optimizer = problem.wrapped("SGD", accumulation_steps=2, loss=problem.LOSS)
     return in_a_loop(whole(), optimizer=optimizer)
@@ -181,6 +194,7 @@ CHECKS = [
     loop_over_files,
     loop_over_own_rows,
     loop_in_buckets,
+    sums_in_16_bits,
     loop_that_accumulates,
     overflow_on_one_worker,
     losses_in_another_order,
