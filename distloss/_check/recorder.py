@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from distloss._check.together import apart
 from distloss._keras.update_rules import path_of, whole_of
+from distloss.optimizers.sharing import replicas_of
 
 Array = Any  # of NumPy
 
@@ -27,11 +28,13 @@ class Recorder:
       shapes: the same for its shape.
       spread: the largest relative difference between what replicas update with.
       tapes: the most gradients of one variable that a replica takes.
+      sent: the dtypes in which replicas send gradients, as far as that is known.
     """
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}
+        self.sent: set[tf.DType] = set()
         self.tapes = 0
         self._variables: list[Any] = []  # so that ids stay taken
         self._thread, self._lock = threading.local(), threading.Lock()
@@ -51,6 +54,9 @@ class Recorder:
     def note_update(self, optimizer: Any, gradient: Any, variable: Any) -> None:
         """Notes that `gradient` is what `variable` is updated with, on one replica."""
         key = self._key(variable, path_of(optimizer, variable))
+        replicas = replicas_of(optimizer)
+        if replicas is not None:
+            self.sent.add(replicas.sent_as(gradient.dtype))
         replica = str(getattr(variable, "device", ""))
         take = functools.partial(self._take_update, key, replica)
         self._send(gradient, take)

@@ -49,7 +49,7 @@ class Seen:
       spread: the largest relative difference between replicas.
       found: what the step has: "clip", "batch_norm".
       random: types of the operations that draw random numbers.
-      eps: of the coarsest dtype in which the step computes.
+      eps: of the coarsest dtype in which the step computes, or sends gradients.
       tapes: the most gradients of one variable that a replica takes.
       variables: of the step, on each replica.
       factors: constants by which its forward pass multiplies or divides.
@@ -100,7 +100,13 @@ class Watch:
             recorder.spread,
             frozenset(self.found),
             random_operations(graph),
-            max([eps_of(graph), *(_eps(g.dtype) for g in wanted.values())]),
+            max(
+                [
+                    eps_of(graph),
+                    *map(_eps, wanted.values()),
+                    *map(_eps_of_16, recorder.sent),
+                ]
+            ),
             recorder.tapes or 1,
             () if graph is None else tuple(graph.variables),
             factors_in(graph),
@@ -296,9 +302,14 @@ def eps_of(graph: Any) -> float:
     found = [0.0]
     for node in (node for nodes in _graphs(graph) for node in nodes):
         if any(word in node.op for word in _COMPUTE) and "T" in node.attr:
-            found.append(_COARSE.get(tf.as_dtype(node.attr["T"].type), 0.0))
+            found.append(_eps_of_16(tf.as_dtype(node.attr["T"].type)))
     return max(found)
 
 
-def _eps(dtype: Any) -> float:
-    return float(np.finfo(dtype).eps)
+def _eps_of_16(dtype: tf.DType) -> float:
+    """The same of one dtype."""
+    return _COARSE.get(dtype, 0.0)
+
+
+def _eps(array: Array) -> float:
+    return float(np.finfo(array.dtype).eps)

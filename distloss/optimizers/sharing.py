@@ -6,7 +6,17 @@ from typing import Any
 
 from distloss.optimizers.steps import MicroSteps
 from distloss.optimizers.tf_keras import SumsFirst
+from distloss.replicas import Replicas, replicas_or_current_strategy
 from distloss.replicas.horovod import HorovodReplicas
+
+
+def replicas_of(optimizer: Any) -> Replicas | None:
+    """Over whom it sums, if it is one of ours; else None."""
+    if isinstance(optimizer, MicroSteps):
+        return replicas_or_current_strategy(optimizer._settings.replicas)
+    if isinstance(optimizer, SumsFirst):
+        return replicas_or_current_strategy(optimizer._distloss_replicas)
+    return None
 
 
 def horovod_replicas_of(optimizer: Any) -> HorovodReplicas | None:

@@ -1,5 +1,6 @@
 """Gradients sent in 16 bits: what is sent so, what stays whole, what it costs."""
 
+import contextlib
 import pathlib
 import sys
 
@@ -14,6 +15,7 @@ import distloss
 from distloss import HorovodReplicas, StrategyReplicas
 from distloss._errors import ArgumentError
 from distloss._formula.checked_sums import checked_sums
+from distloss.callbacks import StepCheck
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "scripts"))
 import clean_sums
@@ -411,3 +413,34 @@ def test_a_loss_scale_looks_after_what_float16_cannot_hold(four, compression):
     else:
         np.testing.assert_allclose(kernel, 2 / OUTPUTS, rtol=2.0**-7)
         assert float(model.optimizer.dynamic_scale.numpy()) == 2.0**30
+
+
+# -- steps that are checked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["fp16", "bf16"])
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_step_check_takes_rounding_for_rounding(compression, is_right):
+    """And a loss that is not divided by the replicas for what it is."""
+    strategy = strategy_of("mirrored")
+    replicas = StrategyReplicas(compression=compression)
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        hidden = [keras.Input((FEATURES,)), keras.layers.Dense(16, "relu")]
+        model = keras.Sequential([*hidden, keras.layers.Dense(1)])
+        if is_right:
+            model.compile("sgd", "mse", jit_compile=False)
+            distloss.prepare(model, replicas=replicas)
+        else:
+            optimizer = distloss.DistributedOptimizer("sgd", replicas=replicas)
+            mean = lambda y, y_pred: tf.reduce_mean((y - y_pred) ** 2)  # noqa: E731
+            model.compile(optimizer, mean, jit_compile=False)
+    x = RNG.normal(size=(12, FEATURES)).astype("float32")
+    check = StepCheck(on_failure="warn")
+    warned = pytest.warns(UserWarning, match="4 replicas do not give the gradient")
+    with contextlib.nullcontext() if is_right else warned:
+        model.fit(x, x[:, :1] ** 2, batch_size=12, verbose=0, callbacks=[check])
+    [report] = check.reports
+    assert report.agrees is is_right
+    assert report.causes == (() if is_right else ("sum-of-means",))

@@ -19,7 +19,7 @@ from distloss._keras.model_hooks import Hook
 from distloss._keras.private_names.of_audit import GET_POLICY
 from distloss._keras.tf_keras import is_model
 from distloss._prepare.prepare import prepare
-from distloss.replicas import Replicas
+from distloss.optimizers.sharing import replicas_of
 from distloss.replicas.horovod import HorovodReplicas
 
 
@@ -105,14 +105,5 @@ def _eps(model: Any, variable: Any, optimizers: list[Any]) -> float:
     epsilons = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
     known = [epsilons[p] for p in policies if p in epsilons]
     own = tf.as_dtype(variable.dtype)
-    sent = [one.sent_as(own) for one in map(_replicas_of, optimizers) if one]
+    sent = [one.sent_as(own) for one in map(replicas_of, optimizers) if one]
     return max([*known, *(epsilons.get(t.name, 2.0**-52) for t in (own, *sent))])
-
-
-def _replicas_of(optimizer: Any) -> Replicas | None:
-    """Over whom it sums, if it is one of distloss, of Keras 3 or tf-keras."""
-    for name in ("_replicas", "_distloss_replicas"):
-        replicas = getattr(optimizer, name, None)
-        if isinstance(replicas, Replicas):
-            return replicas
-    return None
