@@ -224,6 +224,22 @@ def wrapped(replicas, **options):
     return compiled(distloss.DistributedLoss("mse", replicas=replicas), optimizer)
 
 
+def wrapped_optimizer(replicas, **options):
+    """Its loss knows nothing of compression."""
+    optimizer = distloss.DistributedOptimizer(rule(), replicas=replicas, **options)
+    return compiled(distloss.DistributedLoss("mse"), optimizer)
+
+
+def prepared_of_tf_keras(replicas, **options):
+    import tf_keras
+
+    start = {"use_bias": False, "kernel_initializer": "zeros"}
+    layer = tf_keras.layers.Dense(OUTPUTS, input_shape=(FEATURES,), **start)
+    model = tf_keras.Sequential([layer])
+    model.compile(tf_keras.optimizers.SGD(1.0), "mse")
+    return distloss.prepare(model, replicas=replicas, **options)
+
+
 def accumulated(replicas, **options):
     loss = distloss.DistributedLoss("mse", replicas=replicas)
     options = {"accumulation_steps": 2, "loss": loss, **options}
@@ -235,7 +251,15 @@ def in_parts(replicas, **options):
     return prepared(replicas, microbatches=2, **options)
 
 
-WAYS = [prepared, prepared_own_step, in_parts, wrapped, accumulated]
+WAYS = [
+    prepared,
+    prepared_own_step,
+    prepared_of_tf_keras,
+    in_parts,
+    wrapped,
+    wrapped_optimizer,
+    accumulated,
+]
 
 
 @pytest.mark.slow
