@@ -24,12 +24,17 @@ def endings(tmp_path_factory):
     path = tmp_path_factory.mktemp("upstream") / "endings.json"
     launch = [sys.executable, ROOT / "scripts" / "launch_horovod", "-np", "2"]
     helpers = str(ROOT / "tests" / "helpers")
+    paths = [helpers, *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [*map(str, [*launch, "--stall-warning", "1", PROGRAM, path, *SCRIPTS])],
         capture_output=True,
         text=True,
         timeout=250,
-        env={**os.environ, "PYTHONPATH": helpers, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(zip(SCRIPTS, json.loads(path.read_text()), strict=True))
