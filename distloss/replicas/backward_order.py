@@ -18,24 +18,23 @@ from distloss._types import Gradient
 from distloss.replicas.buckets import packed
 
 
-def one_after_the_other(groups: Sequence[Sequence[Gradient]]) -> None:
-    """Lets what a group alone needs wait until the groups before it are computed.
+def one_after_the_other(tensors: Sequence[Gradient]) -> None:
+    """Lets what a tensor alone needs wait until the tensors before it are computed.
 
     In a graph that is being made, if they are in it; eager tensors are computed.
     """
     graph = tf.compat.v1.get_default_graph()
-    every = [tensor for group in groups for tensor in group]
-    if tf.executing_eagerly() or any(tensor.graph is not graph for tensor in every):
+    if tf.executing_eagerly() or any(tensor.graph is not graph for tensor in tensors):
         return
     order = _Order(graph)
-    for group in groups:
-        order.then([tensor.op for tensor in group])
+    for tensor in tensors:
+        order.then(tensor.op)
 
 
 def vectors_in_order(buckets: Sequence[Sequence[Gradient]]) -> list[Gradient]:
     """What each bucket sends, computed one after the other, to be sent at once."""
     vectors = [packed(bucket) for bucket in buckets]
-    one_after_the_other([[vector] for vector in vectors])
+    one_after_the_other(vectors)
     return [*map(_at_once, vectors)]
 
 
@@ -57,24 +56,24 @@ class _Order:
     def __init__(self, graph: tf.Graph) -> None:
         self._made = {one: at for at, one in enumerate(graph.get_operations())}
         self._earlier: set[Any] = set()  # operations, all that was needed so far
-        self._last: list[Any] = []
+        self._last: Any = None
         self._last_stateful = -1
 
-    def then(self, operations: list[Any]) -> None:
-        """`operations` next."""
-        needed = self._needed(operations)
-        for one in needed if self._last else ():
+    def then(self, operation: Any) -> None:
+        """`operation` next."""
+        needed = self._needed(operation)
+        for one in needed if self._last is not None else ():
             if self._may_wait(one, needed):
-                ADD_CONTROL_INPUTS.of(one)(self._last)
+                ADD_CONTROL_INPUTS.of(one)([self._last])
         self._earlier |= needed
         stateful = [self._made[one] for one in needed if one.op_def.is_stateful]
         self._last_stateful = max([self._last_stateful, *stateful])
-        self._last = operations if needed else self._last
+        self._last = operation if needed else self._last
 
-    def _needed(self, operations: list[Any]) -> set[Any]:
-        """All that `operations` are computed of, and what was needed by none before."""
+    def _needed(self, operation: Any) -> set[Any]:
+        """`operation` and all that it is computed of, but what was needed before."""
         found: set[Any] = set()
-        rest = list(operations)
+        rest = [operation]
         while rest:
             one = rest.pop()
             if one not in found and one not in self._earlier:

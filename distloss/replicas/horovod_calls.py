@@ -218,7 +218,7 @@ def reduce_together(
     name = f"{name}_{tensors[0].dtype.name}_{len(tensors)}{size}"
     together, sums = buckets(tensors, bucket_bytes), list(tensors)
     local = [packed([tensors[i] for i in at]) for at in together]
-    one_after_the_other([[one] for one in local])
+    one_after_the_other(local)
     received = run_named(all_reduce, name, local, **settings)
     for at, total in zip(together, received, strict=True):
         parts = unpacked(total, [tensors[i] for i in at])

@@ -161,7 +161,6 @@ class StrategyReplicas(Replicas):
         if context is None:
             raise self._not_in_replica_context()
         local = compressed(local, self.compression)
-        local = compressed(local, self.compression)
         size = self.bucket_bytes
         if size is None and not self.is_in_one_process:
             size = BUCKET_BYTES

@@ -37,7 +37,7 @@ def gradients_of(model, order=None):
         weights = [v.value for v in reversed(model.trainable_variables)]
         found = tape.gradient(loss, weights)
         if order is not None:
-            order([[gradient] for gradient in found])
+            order(found)
         tensors.extend(found)
         return found
 
@@ -79,11 +79,11 @@ def test_what_leads_to_the_layers_below_waits_too():
 
 
 def test_eager_tensors_and_those_of_another_graph_are_left_alone():
-    one_after_the_other([[tf.ones(2)], [tf.ones(2)]])
+    one_after_the_other([tf.ones(2), tf.ones(2)])
     with tf.Graph().as_default():
         made = [tf.ones(2) + 1.0, tf.ones(2) + 2.0]
     with tf.Graph().as_default():
-        one_after_the_other([[tensor] for tensor in made])
+        one_after_the_other(made)
     assert are_in_turn(made) == [False]
 
 
@@ -92,7 +92,7 @@ def test_what_has_a_state_is_computed_as_it_was_made():
     def run(x):
         second = with_a_state(tf.tanh(x))
         first = with_a_state(x)  # for which TensorFlow lets this wait
-        one_after_the_other([[first], [second]])
+        one_after_the_other([first, second])
         return first, second
 
     np.testing.assert_allclose(run(tf.ones(2))[1], np.tanh(np.tanh(np.ones(2))))
@@ -114,16 +114,10 @@ def test_no_operations_wait_for_each_other_whatever_the_graph(data):
         )
     )
     places = data.draw(st.lists(st.integers(0, 99), min_size=2, max_size=6))
-    cuts = data.draw(st.integers(1, 3))
     expected = numbers_of(steps, places, None)
-    ordered = numbers_of(steps, places, lambda found: in_groups(found, cuts))
+    ordered = numbers_of(steps, places, one_after_the_other)
     for one, other in zip(ordered, expected, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def in_groups(tensors, size):
-    starts = range(0, len(tensors), size)
-    one_after_the_other([tensors[start : start + size] for start in starts])
 
 
 def numbers_of(steps, places, order):
