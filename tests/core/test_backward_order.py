@@ -1,14 +1,18 @@
 """Gradients are computed in the order in which they are sent, whatever the graph."""
 
+import functools
 import itertools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import strategy_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distloss import StrategyReplicas
+from distloss.replicas import horovod_calls
 from distloss.replicas.backward_order import one_after_the_other
 
 WIDTH = 4
@@ -76,6 +80,35 @@ def test_what_leads_to_the_layers_below_waits_too():
     for above, below in itertools.pairwise(kernels):
         from_above = below.op.inputs[1].op  # by the gradient of what the layer gave
         assert above.op in ancestors(from_above)
+
+
+def of_workers(monkeypatch):
+    """Two replicas here, taken for replicas of several workers."""
+    monkeypatch.setattr(StrategyReplicas, "is_in_one_process", False)
+    strategy, replicas = strategy_of("mirrored", 2), StrategyReplicas(bucket_bytes=1)
+    return lambda sums: strategy.run(sums, args=(replicas.sum_gradients,))
+
+
+def of_horovod(monkeypatch):
+    """One process, whose sums are what it has."""
+    monkeypatch.setattr(horovod_calls, "run_named", lambda _all, _name, local: local)
+    return lambda sums: sums(functools.partial(horovod_calls.reduce_together, **OWN))
+
+
+OWN = {"name": "gradients", "bucket_bytes": 1}
+
+
+@pytest.mark.parametrize("engine", [of_workers, of_horovod])
+def test_what_is_sent_between_processes_is_computed_in_that_order(engine, monkeypatch):
+    on_replicas, made = engine(monkeypatch), []
+
+    def of_one(sum_gradients):
+        x = tf.random.uniform([3])
+        made.append([tf.exp(x), tf.sin(x)])
+        sum_gradients(made[-1])
+
+    tf.function(lambda: on_replicas(of_one)).get_concrete_function()
+    assert all(are_in_turn(reversed(tensors)) == [True] for tensors in made)
 
 
 def test_eager_tensors_and_those_of_another_graph_are_left_alone():
