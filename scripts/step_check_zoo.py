@@ -36,6 +36,14 @@ UNSEEN = {
     "a16_overflow": "no gradient of these rows overflows",
     "a20_whole_batch_on_each": "the batch is dealt twice before a step has it",
     "a26_slices_apart": "the gradient is right, the update of its slices is not",
+    "f03_raw_update": "no optimizer is called: it says that it saw no update",
+    "f04_first_replica_only": "the same",
+    "f07_optimizer_of_a_copy": "the gradient is right, and goes to another model",
+    "f08_update_of_a_name": "no optimizer is called: it says that it saw no update",
+    "f09_names_of_keras_2": "the gradients are right, and some go nowhere",
+    "f10_accumulators_kept": "one device adds to the same accumulators",
+    "g07_gathered_over_local": "the gradient is right, the reported loss is not",
+    "g10_count_of_pairs": "right on two replicas: --replicas 4 reports it",
 }
 
 
