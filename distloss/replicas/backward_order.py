@@ -21,14 +21,14 @@ from distloss.replicas.buckets import packed
 def one_after_the_other(tensors: Sequence[Gradient]) -> None:
     """Lets what a tensor alone needs wait until the tensors before it are computed.
 
-    In a graph that is being made, if they are in it; eager tensors are computed.
+    Of those that are in the graph that is being made: eager ones are computed.
     """
     graph = tf.compat.v1.get_default_graph()
-    if tf.executing_eagerly() or any(tensor.graph is not graph for tensor in tensors):
-        return
     order = _Order(graph)
     for tensor in tensors:
-        order.then(tensor.op)
+        values = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
+        if tf.is_symbolic_tensor(values) and values.graph is graph:
+            order.then(values.op)
 
 
 def vectors_in_order(buckets: Sequence[Sequence[Gradient]]) -> list[Gradient]:

@@ -112,11 +112,13 @@ def test_what_is_sent_between_processes_is_computed_in_that_order(engine, monkey
 
 
 def test_eager_tensors_and_those_of_another_graph_are_left_alone():
-    one_after_the_other([tf.ones(2), tf.ones(2)])
+    one = tf.ones(2)
+    one_after_the_other([one, tf.ones(2)])
     with tf.Graph().as_default():
         made = [tf.ones(2) + 1.0, tf.ones(2) + 2.0]
     with tf.Graph().as_default():
         one_after_the_other(made)
+        one_after_the_other([one, tf.ones(2) + 1.0])
     assert are_in_turn(made) == [False]
 
 

@@ -1,6 +1,7 @@
 """Gradients sent in 16 bits: what is sent so, what stays whole, what it costs."""
 
 import contextlib
+import itertools
 import pathlib
 import sys
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from chosen import some
 from conftest import strategy_of
 from faults import KINDS, faulty
 
@@ -262,16 +264,20 @@ WAYS = [
 ]
 
 
+# Rows of a replica, and of all, that float16 and bfloat16 round by 2^-11 and 2^-8, and
+# more than float16 knows of.
+COUNTS = (("fp16", 4 * 2049), ("bf16", 4 * 257), ("fp16", 70_000))
+CASES = itertools.product(COUNTS, WAYS, (False, True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("check_sums", [False, True])
 @pytest.mark.parametrize(
-    ("compression", "rows"),
-    # rows of a replica, and of all, that float16 and bfloat16 round by 2^-11 and 2^-8,
-    # and more than float16 knows of
-    [("fp16", 4 * 2049), ("bf16", 4 * 257), ("fp16", 70_000)],
+    ("count", "way", "check_sums"),
+    some(CASES, 5),
+    ids=lambda value: getattr(value, "__name__", None),
 )
-def test_rows_are_counted_whole(four, way, check_sums, compression, rows):
+def test_rows_are_counted_whole(four, count, way, check_sums):
+    compression, rows = count
     per_step, rows = rows, 2 * rows if way is accumulated else rows
     random = np.random.default_rng(rows)
     x = random.normal(size=(rows, FEATURES)).astype("float32")

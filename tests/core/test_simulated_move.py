@@ -41,6 +41,7 @@ from distloss._keras.private_names.examples import example_of
 from distloss._keras.private_names.groups import KERAS
 from distloss._keras.private_names.private_name import PrivateName
 from distloss.replicas import horovod_alone, horovod_calls
+from distloss.replicas.backward_order import one_after_the_other
 
 X, Y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
 of_losses = of_layers_and_losses
@@ -122,6 +123,12 @@ def clipped():
 
 def pickled():
     pickle.loads(pickle.dumps(distributed(keras.optimizers.SGD())))
+
+
+def in_order():
+    with tf.Graph().as_default():
+        x = tf.constant(X)
+        one_after_the_other([tf.exp(x), tf.sin(x)])
 
 
 def specs_of_replicas():
@@ -217,6 +224,7 @@ USES = {
     of_audit.OUTPUT_NAMES: outputs_of_tf_keras,
     of_others.SPEC_CLASS: specs_of_replicas,
     of_others.VALUE_SPECS: specs_of_replicas,
+    of_others.ADD_CONTROL_INPUTS: in_order,
     of_others.BASICS: process_set,
     of_others.PROCESS_SETS: process_set,
     of_others.PROCESS_SET: collective,
