@@ -367,8 +367,9 @@ def sparse(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("compression", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("kind", "compression"), some(itertools.product(KINDS, ["fp16", "bf16"]), 3)
+)
 def test_wrong_sums_are_caught(four, kind, compression):
     error = hurt(four, kind, compression, dense)
     assert (error.step, error.replicas) == (2, (2,))

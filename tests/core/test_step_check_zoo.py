@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", some(NAMES, 14))
+@pytest.mark.parametrize("name", some(NAMES, 20))
 def test_wrong_is_reported_and_mended_is_not(name):
     assert step_check_zoo.problems_of(name, strategy_of("mirrored", 2)) == []
 

@@ -56,8 +56,8 @@ def on_four(kind, optimizer, *, prepared=True):
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [(kind, sgd) for kind in some(KINDS, 3)]
-    + [(kind, adam) for kind in some(KINDS[1:], 4)],
+    [(kind, sgd) for kind in some(KINDS, 4)]
+    + [(kind, adam) for kind in some(KINDS[1:], 6)],
 )
 def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
     got = on_four(kind, optimizer)
@@ -79,7 +79,7 @@ def test_the_same_unprepared_does_not(kind):
     assert not weights < 1e-2  # NaN among them
 
 
-@pytest.mark.parametrize("optimizer", [old_sgd, old_adam])
+@pytest.mark.parametrize("optimizer", some([old_sgd, old_adam], 2))
 def test_the_optimizers_before_those_clip_the_mean_too(optimizer):
     for kind in (own_models.Adversarial, own_models.Guide):
         got = on_four(kind, optimizer)
