@@ -24,11 +24,13 @@ def one_after_the_other(tensors: Sequence[Gradient]) -> None:
     Of those that are in the graph that is being made: eager ones are computed.
     """
     graph = tf.compat.v1.get_default_graph()
+    every = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    made_here = [t for t in every if tf.is_symbolic_tensor(t) and t.graph is graph]
+    if len(made_here) < 2:  # of one there is no order, and a graph is long
+        return
     order = _Order(graph)
-    for tensor in tensors:
-        values = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
-        if tf.is_symbolic_tensor(values) and values.graph is graph:
-            order.then(values.op)
+    for tensor in made_here:
+        order.then(tensor.op)
 
 
 def vectors_in_order(buckets: Sequence[Sequence[Gradient]]) -> list[Gradient]:

@@ -148,7 +148,7 @@ class StrategyReplicas(Replicas):
     def sum_gradients(
         self, local: Sequence[Gradient], name: str = "gradients"
     ) -> list[Gradient]:
-        """The sums over replicas; TensorFlow packs a bucket into one collective.
+        """The sums over replicas, by one collective for each bucket.
 
         Raises:
           ContextError: there are several replicas, and this is not replica
@@ -166,11 +166,12 @@ class StrategyReplicas(Replicas):
             size = BUCKET_BYTES
         together = of_one_dtype(local, size)
         buckets = [[local[i] for i in at] for at in together]
-        for at, sent in zip(together, self._sent(buckets), strict=True):
+        all_sent = self._sent(buckets)
+        for at, bucket, sent in zip(together, buckets, all_sent, strict=True):
             with meeting_others():
                 summed = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
-            if len(sent) < len(at):
-                summed = unpacked(summed[0], [local[i] for i in at])
+            if len(sent) < len(bucket):
+                summed = unpacked(summed[0], bucket)
             for i, gradient in zip(at, summed, strict=True):
                 sums[i] = tf.cast(gradient, sums[i].dtype)
         return sums

@@ -158,14 +158,9 @@ def test_buckets_of_any_size_give_the_same_update(
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("bucket_bytes", "wanted"),
-    # TensorFlow keeps collectives in order, so that the second waits for the first
-    [(1, [["Sin"], ["Exp", "Sin"]]), (ALL, [["Exp", "Sin"]]), (None, [["Exp", "Sin"]])],
-)
-def test_a_bucket_is_summed_before_the_next_gradient_is_known(bucket_bytes, wanted):
+def graph_of_sums(replicas):
+    """In which four replicas sum two gradients by collectives."""
     strategy = strategy_of("collective")
-    replicas = StrategyReplicas(bucket_bytes=bucket_bytes)
 
     @tf.function
     def sums():
@@ -175,6 +170,15 @@ def test_a_bucket_is_summed_before_the_next_gradient_is_known(bucket_bytes, want
 
         return strategy.run(of_one)
 
-    graph = sums.get_concrete_function().graph
+    return sums.get_concrete_function().graph
+
+
+@pytest.mark.parametrize(
+    ("bucket_bytes", "wanted"),
+    # TensorFlow keeps collectives in order, so that the second waits for the first
+    [(1, [["Sin"], ["Exp", "Sin"]]), (ALL, [["Exp", "Sin"]]), (None, [["Exp", "Sin"]])],
+)
+def test_a_bucket_is_summed_before_the_next_gradient_is_known(bucket_bytes, wanted):
+    graph = graph_of_sums(StrategyReplicas(bucket_bytes=bucket_bytes))
     found = waits_for(graph, ("CollectiveReduceV2", "CollectiveReduce"), ("Exp", "Sin"))
     assert sorted(map(tuple, found)) == sorted(map(tuple, 4 * wanted))

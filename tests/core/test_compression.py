@@ -12,6 +12,8 @@ import tensorflow as tf
 from chosen import some
 from conftest import strategy_of
 from faults import KINDS, faulty
+from own_models import MeanOfRows
+from test_buckets import graph_of_sums
 
 import distloss
 from distloss import HorovodReplicas, StrategyReplicas
@@ -110,21 +112,10 @@ def test_dense_gradients_are_added_up_in_it_and_come_back_as_they_were(
 
 @pytest.mark.parametrize("compression", ["none", "fp16", "bf16"])
 def test_collectives_have_its_dtype(compression):
-    strategy = strategy_of("collective")
-    replicas = StrategyReplicas(compression=compression)
-
-    @tf.function
-    def sums():
-        def of_one():
-            x = tf.random.uniform([3])
-            return replicas.sum_gradients([tf.exp(x), tf.sin(x)])
-
-        return strategy.run(of_one)
-
-    operations = sums.get_concrete_function().graph.get_operations()
+    graph = graph_of_sums(StrategyReplicas(compression=compression))
     dtypes = [
         operation.inputs[0].dtype
-        for operation in operations
+        for operation in graph.get_operations()
         if operation.type.startswith("CollectiveReduce")
     ]
     assert dtypes == [DTYPES.get(compression, tf.float32)] * 4
@@ -185,16 +176,6 @@ def test_the_guide_tells_what_it_costs():
 FEATURES, OUTPUTS = 4, 128
 
 
-class OwnStep(keras.Sequential):
-    def train_step(self, data):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
-        weights = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"of_batch": loss}  # Keras would show its own, which no one is told of
-
-
 def layers():
     return [
         keras.Input((FEATURES,)),
@@ -217,7 +198,7 @@ def prepared(replicas, **options):
 
 
 def prepared_own_step(replicas, **options):
-    model = compiled(None, rule(), OwnStep)
+    model = compiled(None, rule(), MeanOfRows)
     return distloss.prepare(model, replicas=replicas, **options)
 
 
