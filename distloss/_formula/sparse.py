@@ -76,6 +76,11 @@ def times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
+def cast(gradient: Gradient, dtype: tf.DType) -> Gradient:
+    """`gradient` in `dtype`; itself where that is its own."""
+    return gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)
+
+
 def dense(gradient: Any) -> Any:
     """`gradient`, as a tensor where it is `tf.IndexedSlices`."""
     if isinstance(gradient, tf.IndexedSlices):

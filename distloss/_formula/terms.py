@@ -3,13 +3,15 @@
 Each stays a local sum S_r until the forward pass is over. Then there are two ways:
 
 - *fused*: one loss, besides what is the same on all replicas, and no layer that meets
-  those of other replicas. Each replica takes the gradient of its own mean, S_r / W_r,
-  and multiplies it by W_r; S, W and the gradients are summed together and divided by W.
-  No collective but that of the gradients. Until then the mean is divided by the number
-  of replicas and parts, so that numbers in the backward pass are about as large as
-  those of the mean of all, and float16 activations do not overflow.
+  those of other replicas. S, W and the gradients are summed together, by no collective
+  but that of the gradients. In one process W is known before, by adding up what is in
+  its memory, and gradients are those of shares. Else each replica takes the gradient of
+  its own mean, S_r / W_r, and multiplies it by W_r; the sum is divided by W. Until then
+  the mean is divided by the number of replicas and parts, so that numbers in the
+  backward pass are about as large as those of the mean of all, and float16 activations
+  do not overflow.
 - *summed first*: several denominators. One collective sums all S_r and W_r, and
-  gradients are taken after it.
+  gradients are taken after it; in one process they wait for no loss.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Terms:
         self._losses = 0
         self._fit_together = True  # all weigh nothing on a replica without rows
         self._denominators: list[tf.Tensor] = []
-        self._shares = tf.ones(())
+        self._divisor = tf.ones(())
+        self._are_shares = False  # what gradients are of
 
     def add_loss(self, sums: LossSums) -> tf.Tensor:
         """A loss: its S_r, whose gradient will be that of its share."""
@@ -103,49 +106,73 @@ class Terms:
         """Whether all terms are right when weighed by the denominator of one loss."""
         return self._fit_together and self._losses == 1
 
-    def divide_by_own(self, shares: tf.Tensor) -> None:
-        """Lets gradients be those of means over this replica's own elements.
+    def own_weight(self, rows: tf.Tensor) -> tf.Tensor:
+        """W_r of the one loss, local float scalar; not 0 on a replica with rows."""
+        weight = next(term.weight for term in self._terms if term.note)
+        some = _SOME * tf.sign(tf.cast(rows, weight.dtype))
+        return tf.where(weight == 0, some, weight)
+
+    def divide(self, replicas: Replicas, rows: tf.Tensor) -> None:
+        """Lets gradients be those of shares, or, where W is not known, of own means.
 
         Args:
-          shares: float scalar, by which they are divided besides: how many such means
-            there are, in all parts and on all replicas.
+          replicas: who shares the batch.
+          rows: local float scalar, this replica's rows.
         """
-        self._shares = shares
+        own = self.own_weight(rows)
+        if _are_in_memory(replicas):
+            [weight] = _added_up(replicas, [own])
+            self.divide_by(weight, rows)
+            self._are_shares = True
+        else:
+            self.divide_by(own * replicas.count_as(own.dtype), rows)
+
+    def divide_by(self, divisor: tf.Tensor, rows: tf.Tensor) -> None:
+        """Lets gradients be those of sums by own weight, divided by `divisor`.
+
+        Args:
+          divisor: local float scalar, such that the numbers of the backward pass are
+            about as large as those of the mean over all: `own_weight` times how many
+            there are, in all parts and on all replicas.
+          rows: local float scalar, this replica's rows.
+        """
+        self._divisor = divisor
+        own = self.own_weight(rows)
+        times = reduce.share(tf.cast(divisor, own.dtype), own)
         self._denominators = [
-            term.weight * tf.cast(shares, term.weight.dtype) for term in self._terms
+            term.weight * tf.cast(times, term.weight.dtype) for term in self._terms
         ]
 
     def fused(
         self, factors: list[tf.Tensor], unit: tf.Tensor, rows: tf.Tensor
     ) -> FusedWithGradients:
-        """What is to be summed with the gradients, after `divide_by_own`.
+        """What is to be summed with the gradients, after they are divided.
 
         Args:
           factors: the gradients of the step's loss with respect to `totals`.
           unit: the gradient of what is differentiated with respect to that loss.
           rows: local float scalar, this replica's rows.
         """
-        mean = _linear(factors, self.totals)
-        shares = tf.cast(self._shares, mean.dtype)
-        mean = mean * shares / tf.cast(unit, mean.dtype)
-        rows = tf.cast(rows, mean.dtype)
-        weight, note = next((t.weight, t.note) for t in self._terms if t.note)
-        weight = tf.cast(weight, mean.dtype)
-        weight = tf.where(weight == 0, _SOME * tf.sign(rows), weight)
-        vector = tf.stack([weight * mean, weight, rows])
-        return FusedWithGradients(vector, weight * shares, note)
+        loss = _linear(factors, self.totals)
+        loss = loss * tf.cast(self._divisor, loss.dtype) / tf.cast(unit, loss.dtype)
+        own, rows = (tf.cast(x, loss.dtype) for x in (self.own_weight(rows), rows))
+        note = next(term.note for term in self._terms if term.note)
+        divisor = None if self._are_shares else self._divisor
+        return FusedWithGradients(tf.stack([loss, own, rows]), divisor, note)
 
     def sum(self, replicas: Replicas, rows: tf.Tensor) -> Sums:
         """The sums over all replicas, by one collective of a vector.
 
         From then on gradients are those of shares.
         """
-        local = [*self.totals, *(term.weight for term in self._terms), rows]
-        dtype = reduce.accumulator_dtype(*local)
-        vector = tf.stack([tf.cast(part, dtype) for part in local])
-        summed = tf.unstack(replicas.sum(tf.stop_gradient(vector), "losses"))
-        count = len(self._terms)
-        totals, self._denominators = summed[:count], summed[count : 2 * count]
+        weights = [*(term.weight for term in self._terms), rows]
+        if _are_in_memory(replicas):
+            weights = _added_up(replicas, weights)
+            totals = _summed(replicas, self.totals)
+        else:
+            sums = _summed(replicas, [*self.totals, *weights])
+            totals, weights = sums[: len(self._terms)], sums[len(self._terms) :]
+        *self._denominators, all_rows = weights
         for term, denominator in zip(self._terms, self._denominators, strict=True):
             if term.note is not None:
                 term.note(denominator)
@@ -156,7 +183,28 @@ class Terms:
             )
             if term.note is not None
         ]
-        return Sums(totals, means, summed[-1])
+        return Sums(totals, means, all_rows)
+
+
+def _are_in_memory(replicas: Replicas) -> bool:
+    """Whether numbers of all replicas can be added up without a collective."""
+    return replicas.is_in_one_process and not sparse.is_compiled()
+
+
+def _added_up(replicas: Replicas, local: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums over replicas of these scalars, which are in one memory."""
+    total = lambda found: tf.add_n([vector for [vector] in found])  # noqa: E731
+    return tf.unstack(replicas.together(total, [_vector(local)]))
+
+
+def _summed(replicas: Replicas, local: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums over replicas of these scalars, by one collective."""
+    return tf.unstack(replicas.sum(_vector(local), "losses"))
+
+
+def _vector(scalars: list[tf.Tensor]) -> tf.Tensor:
+    dtype = reduce.accumulator_dtype(*scalars)
+    return tf.stop_gradient(tf.stack([tf.cast(x, dtype) for x in scalars]))
 
 
 def _row_mean(mean: tf.Tensor, rows: tf.Tensor) -> _Term:
@@ -200,27 +248,31 @@ class FusedWithGradients:
 
     Attributes:
       vector: local float `[3]`: the loss times its weight, that weight, the rows.
-      weight: local float scalar, by which this replica's gradients are multiplied.
+      divisor: local float scalar, by which this replica's gradients are multiplied
+        before they are summed; None where they are those of shares, so that their sum
+        is divided already.
     """
 
     def __init__(
         self,
         vector: tf.Tensor,
-        weight: tf.Tensor,
+        divisor: tf.Tensor | None,
         note: Callable[[tf.Tensor], None],
     ) -> None:
-        self.vector, self.weight = vector, weight
+        self.vector, self.divisor = vector, divisor
         self._note = note
         self._sums: list[tf.Tensor] = []
 
     def weighed(self, gradient: Any) -> Any:
-        """`gradient` of the local mean, to be summed; zeros without rows, be it NaN.
+        """`gradient`, to be summed; zeros without rows, be it NaN, if it is multiplied.
 
         In float32 at least: sums of float16 would overflow.
         """
+        if self.divisor is None:
+            return gradient
         dtype = reduce.accumulator_dtype(gradient)
-        wide = gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)
-        return sparse.times(wide, tf.cast(self.weight, dtype))
+        wide = sparse.cast(gradient, dtype)
+        return sparse.times(wide, tf.cast(self.divisor, dtype))
 
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
         """`gradients`, weighed before, and the vector."""
@@ -236,6 +288,8 @@ class FusedWithGradients:
         self._sums = tf.unstack(tf.convert_to_tensor(sums))
         weight = self._sums[1]
         self._note(weight)
+        if self.divisor is None:
+            return gradients
         part = reduce.share(tf.ones_like(weight), weight)  # inverted once for all
         return [tf.math.scalar_mul(tf.cast(part, g.dtype), g) for g in gradients]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,17 +75,44 @@ def sum_over(parts: Parts, function: Callable[[Any], Any]) -> Any:
     Returns:
       the nest of sums; zeros where there are no rows.
     """
+    sums, _ = sum_and_keep(
+        parts, lambda data, kept: (function(data), kept), tf.zeros(())
+    )
+    return sums
+
+
+def sum_and_keep(
+    parts: Parts,
+    function: Callable[[Any, tf.Tensor], tuple[Any, tf.Tensor]],
+    kept: tf.Tensor,
+) -> tuple[Any, tf.Tensor]:
+    """As `sum_over`, of parts that hear something of the one before.
+
+    Args:
+      parts: the parts.
+      function: part and what is kept -> what is summed, and what is kept for the next.
+      kept: a tensor that the first part gets.
+
+    Returns:
+      the sums, and what the last part gave to keep.
+    """
     if tf.executing_eagerly():
-        results = [function(parts.part(i)) for i in range(int(parts.count()))]
-        return keras.tree.map_structure(_sum, *results)
+        results = []
+        for i in range(int(parts.count())):
+            result, kept = function(parts.part(i), kept)
+            results.append(result)
+        return keras.tree.map_structure(_sum, *results), kept
     if sparse.is_compiled():
         # It reads arrays of tensors of open length wrongly, without an error.
-        return _graph_sum(parts, lambda part: _densely(function(part)))
-    return _graph_sum(parts, function)
+        return _graph_sum(parts, functools.partial(_densely_of, function), kept)
+    return _graph_sum(parts, function, kept)
 
 
-def _densely(nest: Any) -> Any:
-    return keras.tree.map_structure(sparse.dense, nest)
+def _densely_of(
+    function: Callable[..., tuple[Any, tf.Tensor]], data: Any, kept: tf.Tensor
+) -> tuple[Any, tf.Tensor]:
+    nest, kept = function(data, kept)
+    return keras.tree.map_structure(sparse.dense, nest), kept
 
 
 def counted(
@@ -115,27 +143,33 @@ def _sum(*terms: Any) -> Any:
     return tf.add_n(terms)
 
 
-def _graph_sum(parts: Parts, function: Callable[[Any], Any]) -> Any:
+def _graph_sum(
+    parts: Parts, function: Callable[..., tuple[Any, tf.Tensor]], kept: tf.Tensor
+) -> tuple[Any, tf.Tensor]:
     # A function of its own, because the loop must know before what it adds up.
     traced = tf.function(
-        lambda index: function(parts.part(index)), autograph=False
-    ).get_concrete_function(tf.TensorSpec((), tf.int32))
-    structure = traced.structured_outputs
+        lambda index, kept: function(parts.part(index), kept), autograph=False
+    ).get_concrete_function(
+        tf.TensorSpec((), tf.int32), tf.TensorSpec(kept.shape, kept.dtype)
+    )
+    structure, _ = traced.structured_outputs
     count = parts.count()
 
-    def add_part(index: tf.Tensor, sums: list[Any]) -> tuple[tf.Tensor, list[Any]]:
-        terms = zip(sums, tf.nest.flatten(traced(index)), strict=True)
-        return index + 1, [_plus(total, term, index) for total, term in terms]
+    def add_part(index: tf.Tensor, sums: list[Any], kept: tf.Tensor) -> tuple[Any, ...]:
+        found, kept = traced(index, kept)
+        terms = zip(sums, tf.nest.flatten(found), strict=True)
+        return index + 1, [_plus(total, term, index) for total, term in terms], kept
 
-    _, sums = tf.while_loop(
-        lambda index, _sums: index < count,
+    _, sums, kept = tf.while_loop(
+        lambda index, *_: index < count,
         add_part,
-        (tf.constant(0), [_zero(like) for like in tf.nest.flatten(structure)]),
+        (tf.constant(0), [_zero(like) for like in tf.nest.flatten(structure)], kept),
         parallel_iterations=1,
         maximum_iterations=parts.most,
     )
     likes_and_sums = zip(tf.nest.flatten(structure), sums, strict=True)
-    return tf.nest.pack_sequence_as(structure, [_end(*pair) for pair in likes_and_sums])
+    ended = [_end(*pair) for pair in likes_and_sums]
+    return tf.nest.pack_sequence_as(structure, ended), kept
 
 
 class _Strung(NamedTuple):

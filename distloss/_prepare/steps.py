@@ -105,7 +105,7 @@ def _updated_together(
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
     if terms.can_fuse and not step.met_others and can_fuse(model):
-        terms.divide_by_own(replicas.count_as(tf.float32))
+        terms.divide(replicas, step.rows)
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         step.fused = terms.fused(factors, unit, step.rows)
         apply(model, step, weighed(model, step, gradients))
@@ -203,11 +203,13 @@ def gradients_of(
 
 
 def weighed(model: keras.Model, step: StepContext, gradients: list[Any]) -> list[Any]:
-    """`gradients` of this replica's mean, to be summed with `step.fused`.
+    """`gradients` of this replica, to be summed with `step.fused`; zeros without rows.
 
-    Zeros without rows, by the weight of each: `of_rows` decides for all of them at
+    Where they are weighed, by the weight of each: `of_rows` decides for all of them at
     once, and the first would wait for the last before it is sent.
     """
+    if step.fused.divisor is None:
+        return of_rows(step, gradients)
 
     def one(gradient: Any, variable: Any) -> Any:
         if getattr(variable, "overwrite_with_gradient", False):

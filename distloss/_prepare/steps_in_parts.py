@@ -62,23 +62,28 @@ def train_step_in_parts(
 
 def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
-    of_part = functools.partial(_weighed_gradients, model, replicas, parts.most)
-    gradients, vector = microbatches.sum_over(parts, of_part)
+    of_part = functools.partial(_divided_gradients, model, replicas, parts.most)
+    unknown = tf.zeros((), tf.float64)  # which holds a weight of any dtype
+    (gradients, vector), divisor = microbatches.sum_and_keep(parts, of_part, unknown)
     step = StepContext(parts.rows)
-    step.fused = FusedWithGradients(vector, vector[1], losses_given_to(model)[0].note)
-    _apply_sums(model, step, gradients)
+    step.fused = FusedWithGradients(vector, divisor, losses_given_to(model)[0].note)
+    _apply_sums(model, step, weighed(model, step, gradients))
     whole, rows = step.fused.loss, step.fused.rows
     weight = rows / replicas.count_as(rows.dtype)  # as for a whole batch
     track_loss(model, whole, weight)
     return replicas.read_together(model.get_metrics_result)
 
 
-def _weighed_gradients(
-    model: keras.Model, replicas: Replicas, most: int, data: Any
-) -> tuple[list[Any], tf.Tensor]:
-    """Gradients of this part's mean, weighed; and what is to be summed with them.
+def _divided_gradients(
+    model: keras.Model, replicas: Replicas, most: int, data: Any, divisor: tf.Tensor
+) -> tuple[tuple[list[Any], tf.Tensor], tf.Tensor]:
+    """Gradients of this part's sum, divided; and what is to be summed with them.
 
-    It is one of at most `most` parts on each replica.
+    It is one of at most `most` parts on each replica, of which the first sets the
+    divisor of all, by its own weight: so the sum is multiplied once, and not each part.
+
+    Returns:
+      the gradients and the vector; and the divisor, float64 scalar.
     """
     x, y, sample_weight = data
     step = StepContext(empty.rows_of(data))
@@ -91,12 +96,23 @@ def _weighed_gradients(
         scaled = scaled_loss(model, replicas, loss)
     if step.met_others or not terms.can_fuse:
         raise CountFirst
-    terms.divide_by_own(replicas.count_as(tf.float32) * most)
+    own = tf.cast(terms.own_weight(step.rows), tf.float64)
+    own *= replicas.count_as(tf.float64) * most
+    divisor = tf.where(divisor == 0, own, divisor)
+    terms.divide_by(divisor, step.rows)
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
     unit = scaled_loss(model, replicas, tf.ones_like(loss))
-    step.fused = terms.fused(factors, unit, step.rows)
+    vector = terms.fused(factors, unit, step.rows).vector
     _update_metrics(model, replicas, step, data, y_pred)
-    return weighed(model, step, gradients), step.fused.vector
+    return (_to_add_up(gradients), vector), divisor
+
+
+def _to_add_up(gradients: list[Any]) -> list[Any]:
+    """In float32 at least: of many parts, float16 would lose some."""
+    return [
+        None if g is None else sparse.cast(g, reduce.accumulator_dtype(g))
+        for g in gradients
+    ]
 
 
 def _counted_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
