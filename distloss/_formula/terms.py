@@ -106,12 +106,6 @@ class Terms:
         """Whether all terms are right when weighed by the denominator of one loss."""
         return self._fit_together and self._losses == 1
 
-    def own_weight(self, rows: tf.Tensor) -> tf.Tensor:
-        """W_r of the one loss, local float scalar; not 0 on a replica with rows."""
-        weight = next(term.weight for term in self._terms if term.note)
-        some = _SOME * tf.sign(tf.cast(rows, weight.dtype))
-        return tf.where(weight == 0, some, weight)
-
     def divide(self, replicas: Replicas, rows: tf.Tensor) -> None:
         """Lets gradients be those of shares, or, where W is not known, of own means.
 
@@ -119,25 +113,44 @@ class Terms:
           replicas: who shares the batch.
           rows: local float scalar, this replica's rows.
         """
-        own = self.own_weight(rows)
         if _are_in_memory(replicas):
-            [weight] = _added_up(replicas, [own])
-            self.divide_by(weight, rows)
+            [divisor] = _added_up(replicas, [self._own_weight(rows)])
             self._are_shares = True
         else:
-            self.divide_by(own * replicas.count_as(own.dtype), rows)
+            divisor = self.own_divisor(replicas.count_as(tf.float32), rows)
+        self.divide_by(divisor, rows)
+
+    def own_divisor(self, shares: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """About the weight of all, local float scalar: `shares` times that of these.
+
+        Args:
+          shares: float scalar, how many there are, in all parts and on all replicas.
+          rows: local float scalar, the rows of this replica or part: their number
+            stands for a weight of 0.
+        """
+        weight = self._weight
+        typical = tf.where(weight == 0, tf.cast(rows, weight.dtype), weight)
+        return typical * tf.cast(shares, weight.dtype)
+
+    @property
+    def _weight(self) -> tf.Tensor:
+        return next(term.weight for term in self._terms if term.note)
+
+    def _own_weight(self, rows: tf.Tensor) -> tf.Tensor:
+        """W_r of the one loss, local float scalar; not 0 where there are rows."""
+        some = _SOME * tf.sign(tf.cast(rows, self._weight.dtype))
+        return tf.where(self._weight == 0, some, self._weight)
 
     def divide_by(self, divisor: tf.Tensor, rows: tf.Tensor) -> None:
         """Lets gradients be those of sums by own weight, divided by `divisor`.
 
         Args:
-          divisor: local float scalar, such that the numbers of the backward pass are
-            about as large as those of the mean over all: `own_weight` times how many
-            there are, in all parts and on all replicas.
-          rows: local float scalar, this replica's rows.
+          divisor: local float scalar, about the weight of all, so that the numbers of
+            the backward pass are about as large as those of the mean over all.
+          rows: local float scalar, the rows of this replica or part.
         """
         self._divisor = divisor
-        own = self.own_weight(rows)
+        own = self._own_weight(rows)
         times = reduce.share(tf.cast(divisor, own.dtype), own)
         self._denominators = [
             term.weight * tf.cast(times, term.weight.dtype) for term in self._terms
@@ -155,7 +168,7 @@ class Terms:
         """
         loss = _linear(factors, self.totals)
         loss = loss * tf.cast(self._divisor, loss.dtype) / tf.cast(unit, loss.dtype)
-        own, rows = (tf.cast(x, loss.dtype) for x in (self.own_weight(rows), rows))
+        own, rows = (tf.cast(x, loss.dtype) for x in (self._own_weight(rows), rows))
         note = next(term.note for term in self._terms if term.note)
         divisor = None if self._are_shares else self._divisor
         return FusedWithGradients(tf.stack([loss, own, rows]), divisor, note)

@@ -63,7 +63,7 @@ def train_step_in_parts(
 def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
     of_part = functools.partial(_divided_gradients, model, replicas, parts.most)
-    unknown = tf.zeros((), tf.float64)  # which holds a weight of any dtype
+    unknown = tf.zeros((), tf.float64)  # in which fits a weight of any dtype
     (gradients, vector), divisor = microbatches.sum_and_keep(parts, of_part, unknown)
     step = StepContext(parts.rows)
     step.fused = FusedWithGradients(vector, divisor, losses_given_to(model)[0].note)
@@ -96,9 +96,8 @@ def _divided_gradients(
         scaled = scaled_loss(model, replicas, loss)
     if step.met_others or not terms.can_fuse:
         raise CountFirst
-    own = tf.cast(terms.own_weight(step.rows), tf.float64)
-    own *= replicas.count_as(tf.float64) * most
-    divisor = tf.where(divisor == 0, own, divisor)
+    own = terms.own_divisor(replicas.count_as(tf.float32) * most, step.rows)
+    divisor = tf.where(divisor == 0, tf.cast(own, tf.float64), divisor)
     terms.divide_by(divisor, step.rows)
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
     unit = scaled_loss(model, replicas, tf.ones_like(loss))
