@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce, sparse
+from distloss._formula.in_memory import are_in_memory, sum_in_memory
 from distloss._formula.normalization import LossSums
 from distloss._formula.step_context import StepContext, current_step
 from distloss.replicas import Replicas
@@ -41,11 +42,24 @@ class RowWeightedContext(StepContext):
     def count_rows(self) -> tf.Tensor:
         """The rows of all replicas, global float32 scalar.
 
-        By a collective of its own where no optimizer has brought them yet.
+        Between processes, by a collective of its own where no optimizer has brought
+        them yet.
         """
         if self.all_rows is None or not _is_here(self.all_rows):
-            self.all_rows = self.replicas.sum(self.rows, "rows")
+            if are_in_memory(self.replicas):
+                self.all_rows = sum_in_memory(self.replicas, self.rows)
+            else:
+                self.all_rows = self.replicas.sum(self.rows, "rows")
         return self.all_rows
+
+    @property
+    def weighs_by_parts(self) -> bool:
+        """Whether gradients are weighed by n_r / R, and their sums not divided by R.
+
+        Where R is known before, and where sums are sent in few bits, or averaged:
+        float16 would not hold so many rows.
+        """
+        return are_in_memory(self.replicas) or not self.replicas.sums_are_exact
 
     def part(self) -> tf.Tensor:
         """n_r / R, local float32 scalar: by what means of this replica weigh."""
@@ -127,28 +141,23 @@ class RowsWithGradients:
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
         """Local gradients times rows, zeros without rows; and the rows, `[1]`.
 
-        Where sums are not exact both are divided by the rows of all: float16 would not
-        hold so many rows. In float32 at least: sums of float16 would overflow.
+        Or both times n_r / R. In float32 at least: sums of float16 would overflow.
         """
         step = self._step
         dtype = reduce.accumulator_dtype(*gradients)
         factor = tf.cast(step.rows, dtype)
-        if not step.replicas.sums_are_exact:  # sent in few bits, or averaged
+        if step.weighs_by_parts:
             part = reduce.share(factor, tf.cast(step.count_rows(), dtype))
             factor = step.replicas.loss_to_differentiate(part)
-        weighed = [sparse.times(_as(dtype, g), factor) for g in gradients]
+        weighed = [sparse.times(sparse.cast(g, dtype), factor) for g in gradients]
         return weighed, factor[tf.newaxis]
 
     def divided(self, gradients: list[Any], sums: tf.Tensor) -> list[Any]:
         """Sums of what `to_sum` gave, divided by the rows of all replicas."""
         step = self._step
-        if not step.replicas.sums_are_exact:
+        if step.weighs_by_parts:
             return gradients
         rows = tf.reshape(tf.convert_to_tensor(sums), [])
         step.all_rows = tf.cast(rows, tf.float32)
         part = reduce.share(tf.ones_like(rows), rows)  # inverted once for all
         return [tf.math.scalar_mul(part, gradient) for gradient in gradients]
-
-
-def _as(dtype: tf.DType, gradient: Any) -> Any:
-    return gradient if gradient.dtype == dtype else tf.cast(gradient, dtype)

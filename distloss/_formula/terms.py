@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from distloss._formula import reduce, sparse
+from distloss._formula.in_memory import are_in_memory, sum_in_memory
 from distloss._formula.normalization import LossSums
 from distloss.replicas import Replicas
 
@@ -113,8 +114,8 @@ class Terms:
           replicas: who shares the batch.
           rows: local float scalar, this replica's rows.
         """
-        if _are_in_memory(replicas):
-            [divisor] = _added_up(replicas, [self._own_weight(rows)])
+        if are_in_memory(replicas):
+            divisor = sum_in_memory(replicas, self._own_weight(rows))
             self._are_shares = True
         else:
             divisor = self.own_divisor(replicas.count_as(tf.float32), rows)
@@ -179,11 +180,12 @@ class Terms:
         From then on gradients are those of shares.
         """
         weights = [*(term.weight for term in self._terms), rows]
-        if _are_in_memory(replicas):
-            weights = _added_up(replicas, weights)
-            totals = _summed(replicas, self.totals)
+        if are_in_memory(replicas):
+            weights = tf.unstack(sum_in_memory(replicas, _vector(weights)))
+            totals = tf.unstack(replicas.sum(_vector(self.totals), "losses"))
         else:
-            sums = _summed(replicas, [*self.totals, *weights])
+            vector = _vector([*self.totals, *weights])
+            sums = tf.unstack(replicas.sum(vector, "losses"))
             totals, weights = sums[: len(self._terms)], sums[len(self._terms) :]
         *self._denominators, all_rows = weights
         for term, denominator in zip(self._terms, self._denominators, strict=True):
@@ -197,22 +199,6 @@ class Terms:
             if term.note is not None
         ]
         return Sums(totals, means, all_rows)
-
-
-def _are_in_memory(replicas: Replicas) -> bool:
-    """Whether numbers of all replicas can be added up without a collective."""
-    return replicas.is_in_one_process and not sparse.is_compiled()
-
-
-def _added_up(replicas: Replicas, local: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The sums over replicas of these scalars, which are in one memory."""
-    total = lambda found: tf.add_n([vector for [vector] in found])  # noqa: E731
-    return tf.unstack(replicas.together(total, [_vector(local)]))
-
-
-def _summed(replicas: Replicas, local: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The sums over replicas of these scalars, by one collective."""
-    return tf.unstack(replicas.sum(_vector(local), "losses"))
 
 
 def _vector(scalars: list[tf.Tensor]) -> tf.Tensor:

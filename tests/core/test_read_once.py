@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 from cases import since_keras
+from conftest import strategy_of
 from keras import layers
 
 from distloss import prepare
@@ -78,23 +78,32 @@ def test_parts_that_begin_without_weight_train_as_one_device(microbatches):
     np.testing.assert_allclose(ours, one_device, rtol=0, atol=1e-6)
 
 
-def small():
-    model = keras.Sequential([keras.Input((5,)), layers.Dense(7), layers.Dense(3)])
-    model.compile("sgd", "mse")
-    return model
+@keras.saving.register_keras_serializable("tests")
+class WithItsOwnStep(keras.Sequential):
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(x) - y))
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, weights), weights, strict=True)
+        )
+        return {"loss": loss}
 
 
-def operations(rows, **options):
+def operations(rows, kind=keras.Sequential, **options):
     """Of a step, by type, those that give something of the shape of a kernel.
 
     Args:
       rows: of a batch on each replica; None where that is open.
+      kind: of model.
       options: of `prepare`; without any it is plain Keras.
     """
     strategy = strategy_of("mirrored")
     batch = tf.ones((4, 5)), tf.ones((4, 3))
     with strategy.scope():
-        model = small()
+        model = kind([keras.Input((5,)), layers.Dense(7), layers.Dense(3)])
+        model.compile("sgd", "mse")
         if options:
             prepare(model, **options)
         model._symbolic_build(data_batch=batch)
@@ -126,3 +135,10 @@ def test_the_gradients_of_parts_are_weighed_once_and_divided_once():
     more = operations(None, microbatches=3) - operations(None)
     replicas = strategy_of("mirrored").num_replicas_in_sync
     assert more == {"MulNoNan": replicas, "Mul": replicas}
+
+
+def test_the_gradients_of_a_step_of_ones_own_are_weighed_once():
+    more = operations(None, WithItsOwnStep, microbatches=1) - operations(
+        None, WithItsOwnStep
+    )
+    assert more == {"MulNoNan": strategy_of("mirrored").num_replicas_in_sync}
