@@ -25,7 +25,7 @@ def free_addresses(count):
         return [f"localhost:{one.getsockname()[1]}" for one in listeners]
 
 
-def ended(program, workers, folder, timeout=240):
+def ended(program, workers, folder, timeout=600):
     """How each worker ended: its exit code, or `HANGS`. None outlives this.
 
     Args:

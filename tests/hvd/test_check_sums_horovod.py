@@ -8,7 +8,7 @@ from test_horovod import results_of
 RECEIVED = ("flipped", "swapped", "nan")  # by process 1 alone
 SENT = ("dropped", "doubled", "stale")  # by process 1, so that both get it
 
-pytestmark = pytest.mark.timeout(600)  # the first test starts the processes
+pytestmark = pytest.mark.timeout(1200)  # the first test starts the processes
 
 
 @pytest.fixture(scope="module")

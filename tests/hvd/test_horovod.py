@@ -27,7 +27,7 @@ sys.path.insert(0, str(PROGRAMS))
 import problem  # noqa: E402
 from problem import MEAN, OPTIMIZERS, WEIGHTED  # noqa: E402
 
-pytestmark = pytest.mark.timeout(600)  # the first test starts the processes
+pytestmark = pytest.mark.timeout(1200)  # the first test starts the processes
 
 
 def started(program, processes, *arguments, limits=()):
@@ -37,7 +37,7 @@ def started(program, processes, *arguments, limits=()):
         [*map(str, command)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1000,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "HOROVOD_CYCLE_TIME": "3"},
     )
 

@@ -7,7 +7,7 @@ from test_workers import launched
 RECEIVED = ("flipped", "swapped", "nan")  # by worker 1 alone
 SENT = ("dropped", "doubled", "stale")  # by worker 1, so that both get it
 
-pytestmark = pytest.mark.timeout(600)  # the first test starts the workers
+pytestmark = pytest.mark.timeout(1200)  # the first test starts the workers
 
 
 @pytest.fixture(scope="module")

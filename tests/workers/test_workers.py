@@ -15,7 +15,7 @@ PROGRAMS = pathlib.Path(__file__).parent / "programs"
 sys.path.insert(0, str(PROGRAMS))
 import problem_of_workers as problem  # noqa: E402
 
-pytestmark = pytest.mark.timeout(600)  # the first test of each cluster starts it
+pytestmark = pytest.mark.timeout(1200)  # the first test of each cluster starts it
 
 
 def launched(program, workers, folder):
