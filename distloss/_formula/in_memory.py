@@ -1,8 +1,7 @@
 """Sums of a few numbers of replicas that are in one process: additions, no collective.
 
-What they come to is known while the rest of the step is still being computed, so that
-gradients can be taken of what is divided already. Between processes that would be a
-message that all wait for; there denominators travel with the gradients.
+So what gradients are divided by is known before they are taken. Between processes it
+would take a message for which all wait; there it travels with the gradients.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ from distloss.replicas import Replicas
 def are_in_memory(replicas: Replicas) -> bool:
     """Whether numbers of all replicas can be added up without a collective.
 
-    Not where XLA compiles the step, which it cuts at each place where replicas meet.
+    Not where XLA compiles the step, of which it makes one program for each device.
     """
     return replicas.is_in_one_process and not is_compiled()
 
 
 def sum_in_memory(replicas: Replicas, local: tf.Tensor) -> tf.Tensor:
     """The sum over replicas of `local`, a float tensor of the same shape on each."""
+    # stop_gradient also makes a tensor for each replica: one that several share would
+    # be counted once, since tf.distribute takes it for the same value.
     return replicas.together(_added_up, [tf.stop_gradient(local)])
 
 

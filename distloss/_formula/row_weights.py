@@ -6,7 +6,7 @@ Replica r holds n_r of all R rows and g_r, the gradient of its mean. Then
 
 is the gradient of the mean over all rows: means of rows weigh by rows, what is the same
 on every replica counts once, a replica without rows counts nothing. The rows travel
-with the gradients, so that this costs no collective of its own.
+with the gradients, or are added up in one memory, so that this costs no collective.
 """
 
 from __future__ import annotations

@@ -143,18 +143,19 @@ class Terms:
         return tf.where(self._weight == 0, some, self._weight)
 
     def divide_by(self, divisor: tf.Tensor, rows: tf.Tensor) -> None:
-        """Lets gradients be those of sums by own weight, divided by `divisor`.
+        """Lets gradients be those of the own mean, times own weight, over `divisor`.
 
         Args:
-          divisor: local float scalar, about the weight of all, so that the numbers of
-            the backward pass are about as large as those of the mean over all.
+          divisor: local float scalar. The more it is like the weight of all, the more
+            the numbers of the backward pass are like those of the mean over all.
           rows: local float scalar, the rows of this replica or part.
         """
         self._divisor = divisor
         own = self._own_weight(rows)
-        times = reduce.share(tf.cast(divisor, own.dtype), own)
         self._denominators = [
-            term.weight * tf.cast(times, term.weight.dtype) for term in self._terms
+            tf.cast(divisor, term.weight.dtype)
+            * reduce.share(term.weight, tf.cast(own, term.weight.dtype))
+            for term in self._terms
         ]
 
     def fused(
@@ -179,15 +180,17 @@ class Terms:
 
         From then on gradients are those of shares.
         """
-        weights = [*(term.weight for term in self._terms), rows]
+        count, local = len(self._terms), [*self.totals]
+        local += [*(term.weight for term in self._terms), rows]
+        dtype = reduce.accumulator_dtype(*local)
+        vector = tf.stop_gradient(tf.stack([tf.cast(part, dtype) for part in local]))
         if are_in_memory(replicas):
-            weights = tf.unstack(sum_in_memory(replicas, _vector(weights)))
-            totals = tf.unstack(replicas.sum(_vector(self.totals), "losses"))
+            weights = sum_in_memory(replicas, vector[count:])
+            totals = replicas.sum(vector[:count], "losses")
         else:
-            vector = _vector([*self.totals, *weights])
-            sums = tf.unstack(replicas.sum(vector, "losses"))
-            totals, weights = sums[: len(self._terms)], sums[len(self._terms) :]
-        *self._denominators, all_rows = weights
+            sums = replicas.sum(vector, "losses")
+            totals, weights = sums[:count], sums[count:]
+        totals, (*self._denominators, all_rows) = map(tf.unstack, (totals, weights))
         for term, denominator in zip(self._terms, self._denominators, strict=True):
             if term.note is not None:
                 term.note(denominator)
@@ -199,11 +202,6 @@ class Terms:
             if term.note is not None
         ]
         return Sums(totals, means, all_rows)
-
-
-def _vector(scalars: list[tf.Tensor]) -> tf.Tensor:
-    dtype = reduce.accumulator_dtype(*scalars)
-    return tf.stop_gradient(tf.stack([tf.cast(x, dtype) for x in scalars]))
 
 
 def _row_mean(mean: tf.Tensor, rows: tf.Tensor) -> _Term:
@@ -267,10 +265,10 @@ class FusedWithGradients:
 
         In float32 at least: sums of float16 would overflow.
         """
-        if self.divisor is None:
-            return gradient
         dtype = reduce.accumulator_dtype(gradient)
         wide = sparse.cast(gradient, dtype)
+        if self.divisor is None:
+            return wide
         return sparse.times(wide, tf.cast(self.divisor, dtype))
 
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:

@@ -108,7 +108,7 @@ def _updated_together(
         terms.divide(replicas, step.rows)
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         step.fused = terms.fused(factors, unit, step.rows)
-        apply(model, step, weighed(model, step, gradients))
+        apply(model, step, weighed(step, gradients))
         whole, step.all_rows = step.fused.loss, step.fused.rows
     else:
         sums = terms.sum(replicas, step.rows)
@@ -202,21 +202,15 @@ def gradients_of(
     return gradients[: len(weights)], gradients[len(weights) :]
 
 
-def weighed(model: keras.Model, step: StepContext, gradients: list[Any]) -> list[Any]:
+def weighed(step: StepContext, gradients: list[Any]) -> list[Any]:
     """`gradients` of this replica, to be summed with `step.fused`; zeros without rows.
 
-    Where they are weighed, by the weight of each: `of_rows` decides for all of them at
-    once, and the first would wait for the last before it is sent.
+    Between processes the weight of each makes them zeros: `of_rows` decides for all of
+    them at once, and the first would wait for the last before it is sent. In one
+    process all are sent together anyway.
     """
-    if step.fused.divisor is None:
-        return of_rows(step, gradients)
-
-    def one(gradient: Any, variable: Any) -> Any:
-        if getattr(variable, "overwrite_with_gradient", False):
-            return of_rows(step, [gradient])[0]  # what it is overwritten with
-        return None if gradient is None else step.fused.weighed(gradient)
-
-    return [*map(one, gradients, model.trainable_weights)]
+    found = [None if g is None else step.fused.weighed(g) for g in gradients]
+    return found if step.fused.divisor is not None else of_rows(step, found)
 
 
 def of_rows(step: StepContext, gradients: list[Any]) -> list[Any]:

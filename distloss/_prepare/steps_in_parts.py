@@ -20,6 +20,7 @@ from distloss._formula.terms import FusedWithGradients, Terms
 from distloss._keras.compiled_model import (
     build_alone,
     compiled_metrics,
+    layers_of,
     loss_of,
     losses_given_to,
     output_trackers,
@@ -42,6 +43,7 @@ from distloss._prepare.steps import (
     track,
     weighed,
 )
+from distloss.optimizers.arguments import refuse_overwritten
 from distloss.replicas import Replicas
 
 
@@ -51,6 +53,7 @@ def train_step_in_parts(
     """What Keras' `train_step` does, in at most `most` parts."""
     check_still_prepared(model)
     build_alone(model, data)
+    refuse_overwritten(model.trainable_weights)
     parts = microbatches.cut(keras.utils.unpack_x_y_sample_weight(data), most)
     # An eager forward pass has its effects before it is known which losses there are.
     can = can_divide_together(model) and can_fuse(model)
@@ -63,11 +66,11 @@ def train_step_in_parts(
 def _fused_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:
     """A step in parts whose denominator is summed with the gradients."""
     of_part = functools.partial(_divided_gradients, model, replicas, parts.most)
-    unknown = tf.zeros((), tf.float64)  # in which fits a weight of any dtype
+    unknown = tf.zeros(())
     (gradients, vector), divisor = microbatches.sum_and_keep(parts, of_part, unknown)
     step = StepContext(parts.rows)
     step.fused = FusedWithGradients(vector, divisor, losses_given_to(model)[0].note)
-    _apply_sums(model, step, weighed(model, step, gradients))
+    _apply_sums(model, step, weighed(step, gradients))
     whole, rows = step.fused.loss, step.fused.rows
     weight = rows / replicas.count_as(rows.dtype)  # as for a whole batch
     track_loss(model, whole, weight)
@@ -81,9 +84,10 @@ def _divided_gradients(
 
     It is one of at most `most` parts on each replica, of which the first sets the
     divisor of all, by its own weight: so the sum is multiplied once, and not each part.
+    With float16 each has its own, for its numbers end at 65,504.
 
     Returns:
-      the gradients and the vector; and the divisor, float64 scalar.
+      the gradients and the vector; and the divisor, float32 scalar.
     """
     x, y, sample_weight = data
     step = StepContext(empty.rows_of(data))
@@ -97,21 +101,23 @@ def _divided_gradients(
     if step.met_others or not terms.can_fuse:
         raise CountFirst
     own = terms.own_divisor(replicas.count_as(tf.float32) * most, step.rows)
-    divisor = tf.where(divisor == 0, tf.cast(own, tf.float64), divisor)
-    terms.divide_by(divisor, step.rows)
+    is_shared = not _computes_in_float16(model)
+    if is_shared:
+        own = divisor = tf.where(divisor == 0, tf.cast(own, divisor.dtype), divisor)
+    terms.divide_by(own, step.rows)
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
     unit = scaled_loss(model, replicas, tf.ones_like(loss))
-    vector = terms.fused(factors, unit, step.rows).vector
+    step.fused = terms.fused(factors, unit, step.rows)
+    if is_shared:
+        step.fused.divisor = None  # their sum is multiplied
     _update_metrics(model, replicas, step, data, y_pred)
-    return (_to_add_up(gradients), vector), divisor
+    found = weighed(step, gradients), step.fused.vector
+    return found, divisor if is_shared else tf.ones_like(divisor)
 
 
-def _to_add_up(gradients: list[Any]) -> list[Any]:
-    """In float32 at least: of many parts, float16 would lose some."""
-    return [
-        None if g is None else sparse.cast(g, reduce.accumulator_dtype(g))
-        for g in gradients
-    ]
+def _computes_in_float16(model: keras.Model) -> bool:
+    dtypes = (getattr(layer, "compute_dtype", None) for layer in layers_of(model))
+    return "float16" in dtypes
 
 
 def _counted_parts(model: keras.Model, replicas: Replicas, parts: Parts) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 
-from distloss._errors import ArgumentError, ArgumentTypeError
+from distloss._errors import ArgumentError, ArgumentTypeError, ContextError
 from distloss._formula import denominators
 from distloss._keras.optimizer_hooks import GivenSums
 from distloss._keras.optimizer_state import rule_of
@@ -90,6 +91,28 @@ def refuse_horovods_own(optimizer: Any) -> None:
             "of its own (https://github.com/horovod/horovod/issues/4290). Give the "
             "optimizer inside it to distloss.DistributedOptimizer(optimizer, replicas="
             "distloss.HorovodReplicas())."
+        )
+
+
+def is_overwritten(variable: Any) -> bool:
+    """Whether Keras overwrites `variable` with what is called its gradient."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
+def refuse_overwritten(variables: Sequence[Any]) -> None:
+    """Refuses variables of which several batches at once would give several values.
+
+    Raises:
+      ContextError: one of them is overwritten with its gradient.
+    """
+    found = next(filter(is_overwritten, variables), None)
+    if found is not None:
+        raise ContextError(
+            "Expected variables whose gradients can be added up over replicas, "
+            f"micro-batches and batches. Got {getattr(found, 'path', found.name)}, "
+            "which Keras overwrites with its gradient, as it does with the scales of "
+            "float8: each part of a batch would make another scale. Train it on one "
+            "replica with microbatches=1 and accumulation_steps=1, or in bfloat16."
         )
 
 

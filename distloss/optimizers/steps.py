@@ -15,7 +15,11 @@ from distloss._formula.step_context import current_step
 from distloss._keras import optimizer_state
 from distloss._keras.optimizer_hooks import GivenSums, LossScaleGivenSums
 from distloss._types import Gradient, OnNonfinite
-from distloss.optimizers.arguments import Settings
+from distloss.optimizers.arguments import (
+    Settings,
+    is_overwritten,
+    refuse_overwritten,
+)
 from distloss.optimizers.monitor import Monitor
 from distloss.optimizers.sum_check import SumCheck
 from distloss.optimizers.window import Window
@@ -116,6 +120,8 @@ class MicroSteps(GivenSums):
     ) -> None:
         """One micro-step: `apply` of summed gradients, once in `accumulation_steps`."""
         gradients, variables = list(gradients), list(variables)
+        if self._window is not None or self._replicas.count() > 1:
+            refuse_overwritten(variables)
         if self._window is None:
             self._update(apply, gradients, variables)
             return
@@ -172,8 +178,7 @@ class MicroSteps(GivenSums):
         at = [
             i
             for i, variable in enumerate(variables)
-            if local[i] is not None
-            and not getattr(variable, "overwrite_with_gradient", False)
+            if local[i] is not None and not is_overwritten(variable)
         ]
         present = [_as_gradient(local[i], variables[i]) for i in at]
         factor = self.loss_scale_factor  # by which Keras cannot divide slices

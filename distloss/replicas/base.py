@@ -57,7 +57,10 @@ class Replicas(abc.ABC):
 
     @property
     def is_in_one_process(self) -> bool:
-        """Whether all replicas are in this process."""
+        """Whether all replicas are in this process.
+
+        Where there are several, `together` must see what all of them have.
+        """
         return self.count() == 1
 
     def described(self, index: int) -> str:

@@ -11,8 +11,8 @@ from conftest import strategy_of
 from keras import optimizers
 
 import distloss
-from distloss import DistributedLoss, DistributedOptimizer
-from distloss._errors import ArgumentTypeError
+from distloss import DistributedLoss, DistributedOptimizer, prepare
+from distloss._errors import ArgumentTypeError, ContextError
 
 FEATURES, STEPS = 4, 2
 RNG = np.random.default_rng(11)
@@ -253,6 +253,38 @@ def test_variables_that_their_gradients_overwrite_are_all_that_there_are():
         optimizer.apply([tf.ones(FEATURES)], [variable])
         assert variable.numpy().tolist() == [1.0] * FEATURES
         assert int(optimizer.iterations.numpy()) == 1
+
+
+def overwritten():
+    variable = keras.Variable(START, name="scale")
+    variable.overwrite_with_gradient = True
+    return variable
+
+
+def test_variables_that_gradients_overwrite_have_no_sum_over_replicas(four):
+    with four.scope():
+        variable, optimizer = overwritten(), DistributedOptimizer(optimizers.Adam(0.1))
+        optimizer.build([variable])
+    step = lambda: optimizer.apply([tf.ones(FEATURES)], [variable])  # noqa: E731
+    with pytest.raises(ContextError, match="scale, which Keras overwrites"):
+        four.run(step)
+
+
+def test_variables_that_gradients_overwrite_have_no_sum_over_batches():
+    loss = DistributedLoss("mse")
+    optimizer = DistributedOptimizer("sgd", accumulation_steps=2, loss=loss)
+    variable = overwritten()
+    with pytest.raises(ContextError, match="accumulation_steps=1"):
+        optimizer.apply([tf.ones(FEATURES)], [variable])
+
+
+def test_variables_that_gradients_overwrite_have_no_sum_over_parts():
+    layer = keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    model.compile("sgd", "mse")
+    layer.bias.overwrite_with_gradient = True
+    with pytest.raises(ContextError, match="microbatches=1"):
+        prepare(model, microbatches=2).fit(np.ones([8, 2]), np.ones([8, 1]), verbose=0)
 
 
 def test_a_window_without_any_gradient_keeps_the_error_of_keras():

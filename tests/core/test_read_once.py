@@ -78,6 +78,52 @@ def test_parts_that_begin_without_weight_train_as_one_device(microbatches):
     np.testing.assert_allclose(ours, one_device, rtol=0, atol=1e-6)
 
 
+def in_16_bits(dtype):
+    """Two layers of which the gradients of sums of thousands of rows leave float16."""
+    keras.utils.set_random_seed(3)
+    hidden = layers.Dense(16, "relu", dtype=dtype)
+    model = keras.Sequential(
+        [keras.Input((4,)), hidden, layers.Dense(1, dtype="float32")]
+    )
+    loss = keras.losses.MeanSquaredError(BY_WEIGHT)
+    model.compile(keras.optimizers.SGD(1e-3), loss)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "float32"])
+def test_parts_of_other_weights_than_the_first_keep_the_range_of_a_mean(dtype):
+    rows = 16_384
+    x = RNG.normal(1, 1, (rows, 4)).astype("float32")
+    y = np.full((rows, 1), 60, "float32")
+    weight = np.r_[1.0, np.zeros(rows // 2 - 1), np.ones(rows // 2)].astype("float32")
+    trained = []
+    for parts in (1, 2):
+        model = prepare(in_16_bits(dtype), microbatches=parts)
+        data = {"sample_weight": weight, "batch_size": rows, "shuffle": False}
+        model.fit(x, y, verbose=0, **data)
+        trained.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
+    assert np.isfinite(trained).all()
+    np.testing.assert_allclose(*trained, rtol=0, atol=2e-3 if "16" in dtype else 1e-5)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_what_an_optimizer_gets_of_16_bits_is_in_float32(microbatches):
+    found = []
+
+    class Notes(keras.optimizers.SGD):
+        def apply_gradients(self, grads_and_vars):
+            pairs = list(grads_and_vars)
+            found.extend(gradient.dtype for gradient, _ in pairs)
+            return super().apply_gradients(pairs)
+
+    with strategy_of("mirrored").scope():
+        model = keras.Sequential([keras.Input((2,)), layers.Dense(1, dtype="bfloat16")])
+        model.compile(Notes(0.1), "mse")
+        prepare(model, microbatches=microbatches)
+    model.fit(X, Y, batch_size=16, epochs=1, verbose=0)
+    assert set(found) == {tf.float32}
+
+
 @keras.saving.register_keras_serializable("tests")
 class WithItsOwnStep(keras.Sequential):
     def train_step(self, data):
