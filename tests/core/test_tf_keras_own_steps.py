@@ -360,8 +360,8 @@ def collectives_of(kind):
         (own_models.Autoencoder, {"gradients": 1}),
         (own_models.Adversarial, {"gradients": 4}),
         (own_models.MeanTeacher, {"gradients": 1}),
-        (own_models.Weighted, {"gradients": 1, "rows": 1}),
-        (own_models.Guide, {"gradients": 1, "rows": 1}),
+        (own_models.Weighted, {"gradients": 1}),
+        (own_models.Guide, {"gradients": 1}),
         (
             own_models.Tagger,
             {
