@@ -16,6 +16,7 @@ Each stays a local sum S_r until the forward pass is over. Then there are two wa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,14 +50,15 @@ class _Term(NamedTuple):
 class Terms:
     """What takes the losses of a step, and divides their gradients later."""
 
-    def __init__(self, tape: tf.GradientTape) -> None:
-        self._tape = tape
+    def __init__(self, tape: tf.GradientTape, rows: tf.Tensor) -> None:
+        """`rows`: local float32 scalar, those of this replica or part."""
+        self._tape, self._rows = tape, rows
         self._terms: list[_Term] = []
         self._losses = 0
         self._fit_together = True  # all weigh nothing on a replica without rows
         self._denominators: list[tf.Tensor] = []
         self._divisor = tf.ones(())
-        self._are_shares = False  # what gradients are of
+        self._factor: tf.Tensor | None = None
 
     def add_loss(self, sums: LossSums) -> tf.Tensor:
         """A loss: its S_r, whose gradient will be that of its share."""
@@ -67,20 +69,23 @@ class Terms:
         self._losses += 1
         return self._added(_Term(sums.total, weight, sums.loss.note))
 
-    def add_constant(self, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def add_constant(self, value: tf.Tensor) -> tf.Tensor:
         """A term that depends on weights only, the same on all replicas."""
-        return self._added(_row_mean(value, rows))
+        return self._added(self._row_mean(value))
 
-    def add_row_mean(self, mean: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def add_row_mean(self, mean: tf.Tensor) -> tf.Tensor:
         """A mean over local rows: it weighs as much as there are rows."""
         self._fit_together = False
-        return self._added(_row_mean(mean, rows))
+        return self._added(self._row_mean(mean))
 
     def add_sum(self, total: tf.Tensor, replicas: Replicas) -> tf.Tensor:
         """A sum over local rows: its denominator is 1, in equal parts on replicas."""
         self._fit_together = False
         weight = 1.0 / replicas.count_as(total.dtype)
         return self._added(_Term(total, weight, None))
+
+    def _row_mean(self, mean: tf.Tensor) -> _Term:
+        return _Term(mean * tf.cast(self._rows, mean.dtype), self._rows, None)
 
     def _added(self, term: _Term) -> tf.Tensor:
         index = len(self._terms)
@@ -107,81 +112,72 @@ class Terms:
         """Whether all terms are right when weighed by the denominator of one loss."""
         return self._fit_together and self._losses == 1
 
-    def divide(self, replicas: Replicas, rows: tf.Tensor) -> None:
-        """Lets gradients be those of shares, or, where W is not known, of own means.
-
-        Args:
-          replicas: who shares the batch.
-          rows: local float scalar, this replica's rows.
-        """
+    def divide(self, replicas: Replicas) -> None:
+        """Lets gradients be those of shares, or, where W is not known, of own means."""
         if are_in_memory(replicas):
-            divisor = sum_in_memory(replicas, self._own_weight(rows))
-            self._are_shares = True
+            self.divide_by(sum_in_memory(replicas, self._own_weight), None)
         else:
-            divisor = self.own_divisor(replicas.count_as(tf.float32), rows)
-        self.divide_by(divisor, rows)
+            own = self.own_divisor(replicas.count_as(tf.float32))
+            self.divide_by(own, own)
 
-    def own_divisor(self, shares: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def own_divisor(self, shares: tf.Tensor) -> tf.Tensor:
         """About the weight of all, local float scalar: `shares` times that of these.
 
         Args:
           shares: float scalar, how many there are, in all parts and on all replicas.
-          rows: local float scalar, the rows of this replica or part: their number
-            stands for a weight of 0.
         """
-        weight = self._weight
-        typical = tf.where(weight == 0, tf.cast(rows, weight.dtype), weight)
+        weight = self._loss.weight  # for which, if it is 0, the number of rows stands
+        typical = tf.where(weight == 0, tf.cast(self._rows, weight.dtype), weight)
         return typical * tf.cast(shares, weight.dtype)
 
     @property
-    def _weight(self) -> tf.Tensor:
-        return next(term.weight for term in self._terms if term.note)
+    def _loss(self) -> _Term:
+        """The one loss, where all is fused."""
+        return next(term for term in self._terms if term.note)
 
-    def _own_weight(self, rows: tf.Tensor) -> tf.Tensor:
+    @functools.cached_property
+    def _own_weight(self) -> tf.Tensor:
         """W_r of the one loss, local float scalar; not 0 where there are rows."""
-        some = _SOME * tf.sign(tf.cast(rows, self._weight.dtype))
-        return tf.where(self._weight == 0, some, self._weight)
+        weight = self._loss.weight
+        some = _SOME * tf.sign(tf.cast(self._rows, weight.dtype))
+        return tf.where(weight == 0, some, weight)
 
-    def divide_by(self, divisor: tf.Tensor, rows: tf.Tensor) -> None:
+    def divide_by(self, divisor: tf.Tensor, factor: tf.Tensor | None) -> None:
         """Lets gradients be those of the own mean, times own weight, over `divisor`.
 
         Args:
           divisor: local float scalar. The more it is like the weight of all, the more
             the numbers of the backward pass are like those of the mean over all.
-          rows: local float scalar, the rows of this replica or part.
+          factor: see `FusedWithGradients`.
         """
-        self._divisor = divisor
-        own = self._own_weight(rows)
+        self._divisor, self._factor = divisor, factor
+        own = self._own_weight
         self._denominators = [
             tf.cast(divisor, term.weight.dtype)
             * reduce.share(term.weight, tf.cast(own, term.weight.dtype))
             for term in self._terms
         ]
 
-    def fused(
-        self, factors: list[tf.Tensor], unit: tf.Tensor, rows: tf.Tensor
-    ) -> FusedWithGradients:
+    def fused(self, factors: list[tf.Tensor], unit: tf.Tensor) -> FusedWithGradients:
         """What is to be summed with the gradients, after they are divided.
 
         Args:
           factors: the gradients of the step's loss with respect to `totals`.
           unit: the gradient of what is differentiated with respect to that loss.
-          rows: local float scalar, this replica's rows.
         """
         loss = _linear(factors, self.totals)
         loss = loss * tf.cast(self._divisor, loss.dtype) / tf.cast(unit, loss.dtype)
-        own, rows = (tf.cast(x, loss.dtype) for x in (self._own_weight(rows), rows))
-        note = next(term.note for term in self._terms if term.note)
-        divisor = None if self._are_shares else self._divisor
-        return FusedWithGradients(tf.stack([loss, own, rows]), divisor, note)
+        others = (tf.cast(x, loss.dtype) for x in (self._own_weight, self._rows))
+        note: Any = self._loss.note
+        return FusedWithGradients(tf.stack([loss, *others]), self._factor, note)
 
-    def sum(self, replicas: Replicas, rows: tf.Tensor) -> Sums:
+    def sum(self, replicas: Replicas) -> Sums:
         """The sums over all replicas, by one collective of a vector.
 
         From then on gradients are those of shares.
         """
         count, local = len(self._terms), [*self.totals]
-        local += [*(term.weight for term in self._terms), rows]
+        local += [*(term.weight for term in self._terms), self._rows]
         dtype = reduce.accumulator_dtype(*local)
         vector = tf.stop_gradient(tf.stack([tf.cast(part, dtype) for part in local]))
         if are_in_memory(replicas):
@@ -202,10 +198,6 @@ class Terms:
             if term.note is not None
         ]
         return Sums(totals, means, all_rows)
-
-
-def _row_mean(mean: tf.Tensor, rows: tf.Tensor) -> _Term:
-    return _Term(mean * tf.cast(rows, mean.dtype), rows, None)
 
 
 def _linear(factors: list[tf.Tensor], totals: list[tf.Tensor]) -> tf.Tensor:
@@ -245,18 +237,18 @@ class FusedWithGradients:
 
     Attributes:
       vector: local float `[3]`: the loss times its weight, that weight, the rows.
-      divisor: local float scalar, by which this replica's gradients are multiplied
+      factor: local float scalar, by which this replica's gradients are multiplied
         before they are summed; None where they are those of shares, so that their sum
-        is divided already.
+        is divided already, and where somebody else multiplies them.
     """
 
     def __init__(
         self,
         vector: tf.Tensor,
-        divisor: tf.Tensor | None,
+        factor: tf.Tensor | None,
         note: Callable[[tf.Tensor], None],
     ) -> None:
-        self.vector, self.divisor = vector, divisor
+        self.vector, self.factor = vector, factor
         self._note = note
         self._sums: list[tf.Tensor] = []
 
@@ -267,9 +259,9 @@ class FusedWithGradients:
         """
         dtype = reduce.accumulator_dtype(gradient)
         wide = sparse.cast(gradient, dtype)
-        if self.divisor is None:
+        if self.factor is None:
             return wide
-        return sparse.times(wide, tf.cast(self.divisor, dtype))
+        return sparse.times(wide, tf.cast(self.factor, dtype))
 
     def to_sum(self, gradients: list[Any]) -> tuple[list[Any], tf.Tensor]:
         """`gradients`, weighed before, and the vector."""
@@ -285,7 +277,7 @@ class FusedWithGradients:
         self._sums = tf.unstack(tf.convert_to_tensor(sums))
         weight = self._sums[1]
         self._note(weight)
-        if self.divisor is None:
+        if self.factor is None:
             return gradients
         part = reduce.share(tf.ones_like(weight), weight)  # inverted once for all
         return [tf.math.scalar_mul(tf.cast(part, g.dtype), g) for g in gradients]

@@ -46,7 +46,7 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
     if step.terms is not None:
         is_mean = was_added(step, added)
         take = step.terms.add_row_mean if is_mean else step.terms.add_constant
-        return take(total, step.rows)
+        return take(total)
     return _share_of_mean(step, replicas, total)
 
 

@@ -96,7 +96,7 @@ def _updated_together(
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape, step_scope(step):
-        step.terms = Terms(tape)
+        step.terms = Terms(tape, step.rows)
         step.y_pred = predictions(model, step, x, training=True)
         in_training = functools.partial(loss_of, model, training=True)
         loss = unseen_by(
@@ -105,13 +105,13 @@ def _updated_together(
         scaled = scaled_loss(model, replicas, loss)
     terms, unit = step.terms, scaled_loss(model, replicas, tf.ones_like(loss))
     if terms.can_fuse and not step.met_others and can_fuse(model):
-        terms.divide(replicas, step.rows)
+        terms.divide(replicas)
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
-        step.fused = terms.fused(factors, unit, step.rows)
+        step.fused = terms.fused(factors, unit)
         apply(model, step, weighed(step, gradients))
         whole, step.all_rows = step.fused.loss, step.fused.rows
     else:
-        sums = terms.sum(replicas, step.rows)
+        sums = terms.sum(replicas)
         gradients, factors = gradients_of(model, tape, scaled, terms.totals)
         apply(model, step, of_rows(step, gradients))
         whole, step.all_rows = sums.loss(factors, unit), sums.rows
@@ -207,10 +207,10 @@ def weighed(step: StepContext, gradients: list[Any]) -> list[Any]:
 
     Between processes the weight of each makes them zeros: `of_rows` decides for all of
     them at once, and the first would wait for the last before it is sent. In one
-    process all are sent together anyway.
+    process all are sent together, unless somebody asks for buckets.
     """
     found = [None if g is None else step.fused.weighed(g) for g in gradients]
-    return found if step.fused.divisor is not None else of_rows(step, found)
+    return found if step.fused.factor is not None else of_rows(step, found)
 
 
 def of_rows(step: StepContext, gradients: list[Any]) -> list[Any]:

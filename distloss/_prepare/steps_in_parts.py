@@ -94,25 +94,24 @@ def _divided_gradients(
     step.is_uncounted_part = True
     step.inputs = keras.tree.flatten(data)
     with tf.GradientTape() as tape, step_scope(step):
-        terms = step.terms = Terms(tape)
+        terms = step.terms = Terms(tape, step.rows)
         y_pred = predictions(model, step, x, training=True)
         loss = loss_of(model, x, y, y_pred, sample_weight, training=True)
         scaled = scaled_loss(model, replicas, loss)
     if step.met_others or not terms.can_fuse:
         raise CountFirst
-    own = terms.own_divisor(replicas.count_as(tf.float32) * most, step.rows)
-    is_shared = not _computes_in_float16(model)
-    if is_shared:
-        own = divisor = tf.where(divisor == 0, tf.cast(own, divisor.dtype), divisor)
-    terms.divide_by(own, step.rows)
+    own = terms.own_divisor(replicas.count_as(tf.float32) * most)
+    if _computes_in_float16(model):
+        terms.divide_by(own, own)
+        divisor = tf.ones_like(divisor)
+    else:
+        divisor = tf.where(divisor == 0, tf.cast(own, divisor.dtype), divisor)
+        terms.divide_by(divisor, None)
     gradients, factors = gradients_of(model, tape, scaled, terms.totals)
     unit = scaled_loss(model, replicas, tf.ones_like(loss))
-    step.fused = terms.fused(factors, unit, step.rows)
-    if is_shared:
-        step.fused.divisor = None  # their sum is multiplied
+    step.fused = terms.fused(factors, unit)
     _update_metrics(model, replicas, step, data, y_pred)
-    found = weighed(step, gradients), step.fused.vector
-    return found, divisor if is_shared else tf.ones_like(divisor)
+    return (weighed(step, gradients), step.fused.vector), divisor
 
 
 def _computes_in_float16(model: keras.Model) -> bool:
