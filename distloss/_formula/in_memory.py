@@ -29,5 +29,17 @@ def sum_in_memory(replicas: Replicas, local: tf.Tensor) -> tf.Tensor:
     return replicas.together(_added_up, [tf.stop_gradient(local)])
 
 
+def sum_rows(replicas: Replicas, rows: tf.Tensor) -> tf.Tensor:
+    """The rows of all replicas, global float32 scalar; between processes a collective.
+
+    Args:
+      replicas: who shares the batch.
+      rows: local float32 scalar, those of this replica.
+    """
+    if are_in_memory(replicas):
+        return sum_in_memory(replicas, rows)
+    return replicas.sum(rows, "rows")
+
+
 def _added_up(found: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
     return tf.add_n([tensor for [tensor] in found])

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce, sparse
-from distloss._formula.in_memory import are_in_memory, sum_in_memory
+from distloss._formula.in_memory import are_in_memory, sum_rows
 from distloss._formula.normalization import LossSums
 from distloss._formula.step_context import StepContext, current_step
 from distloss.replicas import Replicas
@@ -46,10 +46,7 @@ class RowWeightedContext(StepContext):
         them yet.
         """
         if self.all_rows is None or not _is_here(self.all_rows):
-            if are_in_memory(self.replicas):
-                self.all_rows = sum_in_memory(self.replicas, self.rows)
-            else:
-                self.all_rows = self.replicas.sum(self.rows, "rows")
+            self.all_rows = sum_rows(self.replicas, self.rows)
         return self.all_rows
 
     @property

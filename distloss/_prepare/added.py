@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError
 from distloss._formula import reduce
+from distloss._formula.in_memory import sum_rows
 from distloss._formula.normalization import sum_over_replicas
 from distloss._formula.row_weights import RowWeightedContext
 from distloss._formula.step_context import (
@@ -51,13 +52,13 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
 
 
 def all_rows(step: StepContext, replicas: Replicas) -> tf.Tensor:
-    """The rows of all replicas, global float32 scalar; one collective per step."""
+    """The rows of all replicas, global float32 scalar; summed once per step."""
     if isinstance(step, RowWeightedContext):
         return step.count_rows()
     if step.all_rows is None:
         if step.is_uncounted_part:
             raise CountFirst
-        step.all_rows = replicas.sum(step.rows, "rows")
+        step.all_rows = sum_rows(replicas, step.rows)
     return step.all_rows
 
 
