@@ -10,6 +10,7 @@ import fast
 import forked as forks
 import keras
 import pytest
+import quick
 import tensorflow as tf
 
 from distloss._formula import denominators
@@ -82,6 +83,17 @@ def strategy_of(kind, count=REPLICAS):
 def four():
     """Four replicas whose sums are taken on one device."""
     return strategy_of("mirrored")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_tensorflow(request):
+    """What trains in this process does so without what only takes time there."""
+    is_asked = request.node.get_closest_marker("as_users_run")
+    if is_asked or request.path.parent.name != "core":
+        yield
+        return
+    with quick.graphs_as_traced(), quick.one_iterator():
+        yield
 
 
 @pytest.fixture(autouse=True)

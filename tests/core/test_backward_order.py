@@ -15,6 +15,7 @@ from distloss import StrategyReplicas
 from distloss.replicas import horovod_calls
 from distloss.replicas.backward_order import one_after_the_other
 
+pytestmark = pytest.mark.as_users_run
 WIDTH = 4
 
 

@@ -13,6 +13,7 @@ from distloss._errors import ArgumentError, ArgumentTypeError
 from distloss._formula import sparse
 from distloss.replicas.buckets import buckets, of_one_dtype, packed, unpacked
 
+pytestmark = pytest.mark.as_users_run
 ALL = 2**40
 
 

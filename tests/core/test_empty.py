@@ -8,6 +8,7 @@ import tf_keras
 
 from distloss._formula.empty import rows_of, with_a_row, without_it, zeros_without_rows
 
+pytestmark = pytest.mark.as_users_run
 RAGGED = tf.RaggedTensorSpec([None, None, 2], tf.float32, ragged_rank=1)
 DEEP = tf.RaggedTensorSpec([None, None, None], tf.int64, ragged_rank=2)
 UNIFORM = tf.RaggedTensorSpec([None, 3, None], tf.int32, 2, tf.int32)

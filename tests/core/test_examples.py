@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.as_users_run
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 NAMES = (
     "audit_example",

@@ -7,7 +7,6 @@ import fuzz_models
 import pytest
 from chosen import some
 from fuzz_models import Case, Head
-from training import graphs_as_traced
 
 from distloss._formula import reduce, terms
 
@@ -21,7 +20,6 @@ UNEVEN = ((5, 2), (1, 4))
 WEIGHED = Case(3, UNEVEN, heads=(Head(weights="rows"),), evaluate=True)
 
 
-@graphs_as_traced()
 def found_in(case, **options):
     return fuzz_models.violations(case, **options)
 

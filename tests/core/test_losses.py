@@ -1,5 +1,7 @@
 """DistributedLoss: on one device it is the bare loss; what it takes and refuses."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cases import (
     of_this_keras,
     since_keras,
 )
+from chosen import dealt
 from conftest import strategy_of
 
 import distloss
@@ -80,25 +83,30 @@ def values_and_gradients(loss, case, weight, mask):
 RNG_LOGITS = RNG.normal(size=(ROWS, TOKENS, CLASSES)).astype("float32")
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *["Circle"] * HAS_CIRCLE])
+NAMES = [*LOSSES, *["Circle"] * HAS_CIRCLE]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_one_device_gives_the_bare_loss(name):
+    """Each loss with each reduction; with each kind of weights every third loss."""
     case = LOSSES.get(name, CIRCLE)
-    for reduction in of_this_keras(*ALL_REDUCTIONS):
+    weights = TOKEN_WEIGHTS if case.per_token else ROW_WEIGHTS
+    masks = [False, True] if case.per_token else [False]
+    ways = itertools.product(of_this_keras(*ALL_REDUCTIONS), weights, masks)
+    for reduction, kind, mask in dealt(ways, NAMES.index(name), 3):
         bare = case.make(reduction=reduction)
-        weights = TOKEN_WEIGHTS if case.per_token else ROW_WEIGHTS
-        for kind, weight in weights.items():
-            for mask in [False, True] if case.per_token else [False]:
-                got = values_and_gradients(DistributedLoss(bare), case, weight, mask)
-                wanted = values_and_gradients(bare, case, weight, mask)
-                for ours, theirs in zip(got, wanted, strict=True):
-                    scale = np.abs(theirs).max() + 1e-12
-                    np.testing.assert_allclose(
-                        ours / scale,
-                        theirs / scale,
-                        atol=2e-6,
-                        rtol=0,
-                        err_msg=f"{reduction}, weights {kind}, mask {mask}",
-                    )
+        given = case, weights[kind], mask
+        got = values_and_gradients(DistributedLoss(bare), *given)
+        wanted = values_and_gradients(bare, *given)
+        for ours, theirs in zip(got, wanted, strict=True):
+            scale = np.abs(theirs).max() + 1e-12
+            np.testing.assert_allclose(
+                ours / scale,
+                theirs / scale,
+                atol=2e-6,
+                rtol=0,
+                err_msg=f"{reduction}, weights {kind}, mask {mask}",
+            )
 
 
 def test_every_keras_loss_is_in_the_table():

@@ -12,7 +12,6 @@ from conftest import strategy_of
 from counted import counted_replicas
 from dense_gradients import given_dense
 from own_models import KINDS, adam, compiled, sgd, trained
-from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
@@ -21,12 +20,6 @@ from distloss._formula.row_weights import RowWeightedContext
 from distloss._prepare.chosen_rows import counts_like_rows
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_graphs():
-    with graphs_as_traced():
-        yield
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from distloss._errors import ContextError
 from distloss._formula import reduce
 from distloss._formula.step_context import MicrobatchContext
 
+pytestmark = pytest.mark.as_users_run
 ROWS, BATCH, TOKENS, WORDS = 29, 9, 6, 7  # shards of 3, 3, 3, 0 and of 1, 1, 0, 0 rows
 RNG = np.random.default_rng(4)
 # Older Keras adds a sum over rows, which prepare refuses.

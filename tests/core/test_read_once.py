@@ -25,7 +25,7 @@ WEIGHT[:4] = 0  # all rows of the first replica, and of its first part
 BY_WEIGHT = "mean_with_sample_weight"
 LIMIT = 0.05
 NO_LIMIT = 1e9
-pytestmark = since_keras(3, 8)
+pytestmark = [since_keras(3, 8), pytest.mark.as_users_run]
 
 
 @keras.saving.register_keras_serializable("tests")

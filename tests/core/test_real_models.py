@@ -9,7 +9,7 @@ from dense_gradients import given_dense
 
 import distloss
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.as_users_run]
 
 ROWS, LENGTH, VOCABULARY = 21, 10, 40
 random = np.random.default_rng(1)

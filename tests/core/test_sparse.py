@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import since_keras
+from cases import fresh, since_keras
 from chosen import some
 from conftest import strategy_of
 from keras import optimizers
@@ -231,7 +231,7 @@ def test_accumulated_slices_are_those_of_one_batch(optimizer, kind, plain):
         model = distloss.prepare(compiled(loss, rule))
     halves = [(0, 6), (6, 12), (12, 18), (18, 24), (24, 25), (25, 26)] * 2
     data = tf.data.Dataset.from_generator(
-        lambda: ((X[i:j], Y[i:j]) for i, j in halves),
+        lambda: (fresh((X[i:j], Y[i:j])) for i, j in halves),
         output_signature=(
             tf.TensorSpec([None, LENGTH, WIDTH]),
             tf.TensorSpec([None, 1]),

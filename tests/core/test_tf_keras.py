@@ -20,7 +20,6 @@ from test_fit import BATCH, LABELS, ROWS, VALUES, WEIGHT, X, assert_same
 from training import (
     Variant,
     assert_same_training,
-    graphs_as_traced,
     train_on_strategy,
     train_one_device,
 )
@@ -40,12 +39,6 @@ RNG = np.random.default_rng(5)
 WORDS = RNG.integers(1, 9, (ROWS, 4))
 WORDS[np.arange(4)[np.newaxis] >= RNG.integers(1, 5, ROWS)[:, np.newaxis]] = 0
 TAGS = RNG.integers(0, 3, (ROWS, 4))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_graphs():
-    with graphs_as_traced():
-        yield
 
 
 # -- losses, in a loop of one's own

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from cases import fresh
 from chosen import some
 from conftest import strategy_of
-from training import graphs_as_traced
 
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
@@ -23,12 +23,6 @@ Y = RNG.normal(size=(ROWS, 1)).astype("float32")
 WEIGHT = RNG.uniform(0.1, 5.0, ROWS).astype("float32")
 IMAGES = RNG.normal(size=(ROWS, 6, 5, 1)).astype("float32")
 layers = tf_keras.layers
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_graphs():
-    with graphs_as_traced():
-        yield
 
 
 class Adds(layers.Layer):
@@ -167,7 +161,7 @@ def dealt(strategy, sizes):
     def dataset(_context):
         parts = [(X[span], Y[span]) for span in spans]
         return tf.data.Dataset.from_generator(
-            lambda: itertools.cycle(parts), output_signature=signature
+            lambda: map(fresh, itertools.cycle(parts)), output_signature=signature
         )
 
     return strategy.distribute_datasets_from_function(dataset)

@@ -13,7 +13,6 @@ from dense_gradients import given_dense
 from own_models_tf_keras import TARGET, WEIGHT, X, adam, net, sgd, trained
 from test_own_steps import off_by
 from tf_keras import layers, losses, metrics
-from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
@@ -24,12 +23,6 @@ from distloss._keras.model_hooks import Hook
 from distloss._prepare.tf_keras_own_losses import report_means
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_graphs():
-    with graphs_as_traced():
-        yield
 
 
 class Base(tf_keras.Model):

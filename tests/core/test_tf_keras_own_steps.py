@@ -20,7 +20,6 @@ from own_models_tf_keras import (
     trained,
 )
 from test_own_steps import off_by
-from training import graphs_as_traced
 
 import distloss
 from distloss import prepare
@@ -32,12 +31,6 @@ pytestmark = pytest.mark.slow
 SOME_KINDS = pytest.mark.parametrize(
     "kind", some(KINDS, 3), ids=lambda kind: kind.__name__
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_graphs():
-    with graphs_as_traced():
-        yield
 
 
 @functools.cache

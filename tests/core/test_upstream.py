@@ -32,6 +32,8 @@ from distloss._keras.layer_hooks import takes_training
 from distloss._keras.versions import in_symbolic_scope
 from distloss.replicas.alone import alone
 
+pytestmark = pytest.mark.as_users_run
+
 
 @since_keras(3, 5)
 def test_keras_builds_losses_in_symbolic_scope():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 TOKENS, FEATURES, CLASSES = 3, 5, 4
 KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
@@ -215,6 +216,15 @@ def batch_of(case, split, sizes, seed=0):
         first = rows - sizes[-1]
         row_weight[first:], token_weight[first:], mask[first:] = 0, 0, False
     return Batch(x, case.targets(rng, rows), row_weight, token_weight, mask, sizes)
+
+
+def fresh(nest):
+    """Its arrays copied, for a generator of a dataset.
+
+    TensorFlow takes their memory and writes to it, at times in training on replicas:
+    examples/upstream/tensorflow_generated_views.py
+    """
+    return tf.nest.map_structure(np.array, nest)
 
 
 def batches_of(case, count):

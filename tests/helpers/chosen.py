@@ -15,6 +15,12 @@ def some(names, every):
     return names if ALL else names[::every]
 
 
+def dealt(all_of_them, hand, hands):
+    """Those of one of so many hands, which together hold all."""
+    all_of_them = list(all_of_them)
+    return all_of_them if ALL else all_of_them[hand % hands :: hands]
+
+
 def first_of_each(names, key):
     """The first of the names that have the same key."""
     return list({key(name): name for name in reversed(names)}.values())[::-1]

@@ -18,6 +18,7 @@ import traceback
 import keras
 import numpy as np
 import tensorflow as tf
+from cases import fresh
 from conftest import strategy_of
 from keras import layers, ops
 
@@ -612,7 +613,9 @@ def _dataset(pieces, *, is_static):
     # a list would be a tensor
     pieces = [_tuples(piece) for piece in pieces]
     specs = tf.nest.map_structure(spec, pieces[0])
-    return tf.data.Dataset.from_generator(lambda: iter(pieces), output_signature=specs)
+    return tf.data.Dataset.from_generator(
+        lambda: map(fresh, pieces), output_signature=specs
+    )
 
 
 def _tuples(nest):

@@ -64,16 +64,6 @@ def losses_and_gradients(case, variants, weights, arrays):
 
 
 @contextlib.contextmanager
-def graphs_as_traced():
-    """Without Grappler, which takes longer than all the runs of a graph it improves."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
-@contextlib.contextmanager
 def eager_functions():
     """With each `tf.function` run as the Python that it is."""
     tf.config.run_functions_eagerly(True)
@@ -83,7 +73,6 @@ def eager_functions():
         tf.config.run_functions_eagerly(False)
 
 
-@graphs_as_traced()
 def train(step, variants, batches):
     """Weights after one SGD step per batch, and every step's losses.
 

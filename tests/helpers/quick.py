@@ -1,0 +1,85 @@
+"""TensorFlow without what takes longer in a test than all that it saves there.
+
+A test makes a few steps of a small model. To improve its graph takes longer than to run
+it as it was traced, and so does an iterator with threads and functions for each device.
+"""
+
+import contextlib
+
+import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
+
+
+@contextlib.contextmanager
+def graphs_as_traced():
+    """Without Grappler."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@contextlib.contextmanager
+def one_iterator():
+    """Replicas take their batches in turn from one iterator, which is on the host."""
+    names = ("OwnedMultiDeviceIterator", "MultiDeviceIteratorSpec")
+    before = {name: getattr(multi_device_iterator_ops, name) for name in names}
+    after = dict(zip(names, (InTurn, InTurnSpec), strict=True))
+    for name in names:
+        setattr(multi_device_iterator_ops, name, after[name])
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(multi_device_iterator_ops, name, before[name])
+
+
+class InTurn(multi_device_iterator_ops.OwnedMultiDeviceIterator):
+    """As TensorFlow calls it: of a dataset, or of the parts that its spec names."""
+
+    def __init__(
+        self,
+        dataset=None,
+        devices=None,
+        source_device="/cpu:0",
+        components=None,
+        element_spec=None,
+        **buffers,
+    ):
+        if dataset is not None:
+            with tf.device(source_device):
+                components, element_spec = [iter(dataset)], dataset.element_spec
+        self._devices = devices
+        self._source_device = source_device
+        self._element_spec = element_spec
+        self._device_iterators = [*components] * len(devices)
+
+    def get_next(self, device=None):
+        devices = self._devices if device is None else [device]
+        taken = [self._device_iterators[0].get_next() for _ in devices]
+        return taken if device is None else taken[0]
+
+    def get_next_as_optional(self):
+        return [each.get_next_as_optional() for each in self._device_iterators]
+
+    @property
+    def _type_spec(self):
+        return InTurnSpec(self._devices, self._source_device, self._element_spec)
+
+
+class InTurnSpec(multi_device_iterator_ops.MultiDeviceIteratorSpec):
+    @property
+    def value_type(self):
+        return InTurn
+
+    @property
+    def _component_specs(self):
+        return [iterator_ops.IteratorSpec(self._element_spec)]
+
+    def _to_components(self, value):
+        return value._device_iterators[:1]
+
+    def _from_components(self, components):
+        parts = {"components": components, "element_spec": self._element_spec}
+        return InTurn(None, self._devices, self._source_device, **parts)
