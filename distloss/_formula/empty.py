@@ -8,10 +8,12 @@ from every sum: by a selection, since 0 * NaN is NaN.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from distloss._formula import sparse
 from distloss._keras.tensors import note_on, notes_on
 
 _Nest = TypeVar("_Nest")
@@ -39,9 +41,9 @@ def with_a_row(data: _Nest) -> _Nest:
         None and what all rows share, stay as they are.
 
     Returns:
-      the same structure. In the row, numbers are 0 and strings empty; an axis of open
-      length is 1 long where it was 0; a ragged row holds one element, a sparse one
-      none. `data` itself where its rows are known not to be 0.
+      the same structure, in memory of its own. In the row, numbers are 0 and strings
+      empty; an axis of open length is 1 long where it was 0; a ragged row holds one
+      element, a sparse one none. `data` itself where its rows are known not to be 0.
     """
     rows = rows_of(data)
     leaves = tf.nest.flatten(data)
@@ -49,11 +51,11 @@ def with_a_row(data: _Nest) -> _Nest:
     if not at or (isinstance(rows, int) and rows > 0):
         return data
     found = [leaves[i] for i in at]
-    # One condition for all leaves, for a batch that has rows is not copied by it.
+    own = tf.identity if _on_accelerators() else _copied
     kept = tf.cond(
         tf.equal(rows, 0),
         lambda: [_or_one_row(leaf) for leaf in found],
-        lambda: [_as_it_is(leaf) for leaf in found],
+        lambda: [_each_tensor(own, leaf) for leaf in found],
     )
     for i, leaf in zip(at, kept, strict=True):
         leaves[i] = _with_known_axes_of(leaves[i], leaf)
@@ -99,7 +101,7 @@ def zeros_without_rows(values: _Nest, rows: tf.Tensor | int) -> _Nest:
     kept = tf.cond(
         tf.equal(rows, 0),
         lambda: [_zeros_like(leaf) for leaf in found],
-        lambda: [_as_it_is(leaf) for leaf in found],
+        lambda: [_each_tensor(tf.identity, leaf) for leaf in found],
     )
     for i, leaf in zip(at, kept, strict=True):
         if isinstance(leaf, tf.Tensor):
@@ -125,8 +127,23 @@ def length_of(leaf: Any) -> tf.Tensor:
     return tf.cast(shape[0], tf.int32)
 
 
-def _as_it_is(leaf: Any) -> Any:
-    return tf.nest.map_structure(tf.identity, leaf, expand_composites=True)
+def _each_tensor(function: Callable[[tf.Tensor], tf.Tensor], leaf: Any) -> Any:
+    return tf.nest.map_structure(function, leaf, expand_composites=True)
+
+
+@tf.custom_gradient
+def _copied(tensor: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """A replica's slice of a batch, which may lie in an array of the user's.
+
+    TensorFlow reuses the memory of such a slice for results, so that the next epoch has
+    other data: examples/upstream/tensorflow_generated_views.py.
+    """
+    return tf.raw_ops.DeepCopy(x=tensor), lambda gradient: gradient
+
+
+def _on_accelerators() -> bool:
+    """Whether replicas compute in another memory than that of the user's arrays."""
+    return sparse.is_compiled() or bool(tf.config.list_logical_devices("GPU"))
 
 
 def _or_one_row(leaf: Any) -> Any:
@@ -166,7 +183,7 @@ def _ragged_row(leaf: tf.RaggedTensor) -> tf.RaggedTensor:
     return tf.cond(
         tf.equal(leaf.nrows(), 0),
         lambda: _one_row_of(leaf),
-        lambda: _as_it_is(leaf),
+        lambda: _each_tensor(tf.identity, leaf),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+import distloss
 from distloss._formula.empty import rows_of, with_a_row, without_it, zeros_without_rows
 
 pytestmark = pytest.mark.as_users_run
@@ -190,3 +191,32 @@ def test_a_compiled_step_may_be_without_rows():
         jit_compile=True,
     )
     assert [float(function(tf.ones([n, 2]))) for n in (3, 0)] == [12, 2]
+
+
+def test_arrays_of_a_generator_are_not_written_to(four):
+    """As TensorFlow itself does: examples/upstream/tensorflow_generated_views.py."""
+    memory = np.zeros(32 * 16 + 16, "float32")
+    start = -memory.ctypes.data // 4 % 16
+    rows = memory[start : start + 32 * 16].reshape(32, 16)  # from 64 bytes on
+    rows[:] = values = np.random.default_rng(3).normal(size=rows.shape)
+    batches = tf.data.Dataset.from_generator(
+        lambda: ((rows[i : i + 8], rows[i : i + 8, :1]) for i in range(0, 32, 8)),
+        output_signature=(tf.TensorSpec([None, 16]), tf.TensorSpec([None, 1])),
+    )
+    with four.scope():
+        layers = keras.layers.Rescaling(2.0), keras.layers.Dense(1)
+        model = keras.Sequential([keras.Input((16,)), *layers])
+        model.compile("sgd", "mse")
+    distloss.prepare(model).fit(batches, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(rows, values.astype("float32"))
+
+
+def test_a_copy_passes_gradients_on():
+    @tf.function(input_signature=[tf.TensorSpec([None])])
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(with_a_row(x) ** 2)
+        return tape.gradient(value, x)
+
+    assert gradient(tf.constant([1.0, 2.0])).numpy().tolist() == [2.0, 4.0]
