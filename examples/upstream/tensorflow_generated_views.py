@@ -1,9 +1,8 @@
 """Replicas of a MirroredStrategy write to the array whose rows a generator yields.
 
-Where rows of an array begin at 64 bytes, TensorFlow takes their memory, not a copy. It
-knows of the whole batch that the memory is not its own; of a replica's slice of it not:
-`SubBuffer` of tensor.cc does not ask. So the first operation that may reuse its input
-does, and the next epoch has other data. One device leaves them as they are.
+Where rows begin at 64 bytes TensorFlow takes their memory, not a copy. Of the batch it
+knows that the memory is not its own, of a replica's slice not (`SubBuffer::OwnsMemory`):
+an operation reuses it, and the next epoch has other data. One device leaves it alone.
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.cc
 """
 
