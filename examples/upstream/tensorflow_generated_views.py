@@ -1,8 +1,8 @@
 """Replicas of a MirroredStrategy write to the array whose rows a generator yields.
 
-Where rows begin at 64 bytes TensorFlow takes their memory, not a copy. Of the batch it
-knows that the memory is not its own, of a replica's slice not (`SubBuffer::OwnsMemory`):
-an operation reuses it, and the next epoch has other data. One device leaves it alone.
+Where rows begin at 64 bytes TensorFlow takes their memory, not a copy. Of a batch it
+knows that the memory is not its own, of a replica's slice not (`OwnsMemory` of class
+`SubBuffer`): an operation reuses it, and the next epoch has other data.
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.cc
 """
 

@@ -5,6 +5,7 @@ it as it was traced, and so does an iterator with threads and functions for each
 """
 
 import contextlib
+from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
@@ -20,19 +21,13 @@ def graphs_as_traced():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-@contextlib.contextmanager
 def one_iterator():
     """Replicas take their batches in turn from one iterator, which is on the host."""
-    names = ("OwnedMultiDeviceIterator", "MultiDeviceIteratorSpec")
-    before = {name: getattr(multi_device_iterator_ops, name) for name in names}
-    after = dict(zip(names, (InTurn, InTurnSpec), strict=True))
-    for name in names:
-        setattr(multi_device_iterator_ops, name, after[name])
-    try:
-        yield
-    finally:
-        for name in names:
-            setattr(multi_device_iterator_ops, name, before[name])
+    return mock.patch.multiple(
+        multi_device_iterator_ops,
+        OwnedMultiDeviceIterator=InTurn,
+        MultiDeviceIteratorSpec=InTurnSpec,
+    )
 
 
 class InTurn(multi_device_iterator_ops.OwnedMultiDeviceIterator):
