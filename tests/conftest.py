@@ -22,6 +22,7 @@ collect_ignore_glob = ["*/programs/*"]
 # Folders of tests in the order in which they run. Files whose tests take long come
 # first, so that of several workers none has a long one alone at the end.
 ORDER = ("hvd", "audit", "docs", "workers", "core", "lint")
+LONG = ("test_tf_keras_own_steps", "test_prepared_shapes", "test_own_steps")
 
 
 def pytest_configure():
@@ -52,9 +53,12 @@ def pytest_collection_modifyitems(config, items):
         chosen = fast.chosen(items)
         config.hook.pytest_deselected(items=[*set(items) - set(chosen)])
         items[:] = chosen
-    items.sort(
-        key=lambda item: (*ORDER, item.path.parent.name).index(item.path.parent.name)
-    )
+    items.sort(key=_place)
+
+
+def _place(item):
+    folder = item.path.parent.name
+    return (*ORDER, folder).index(folder), item.path.stem not in LONG
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Reports for other tools: GitHub, code scanning, step summaries and notebooks."""
 
 import dataclasses
+import datetime
 import html
 import json
 import re
@@ -12,6 +13,7 @@ from sarif_kit.validate import validation_errors
 from test_render import HOSTILE, Tags
 from test_render import report as hostile
 
+from distloss._audit.report import html as html_report
 from distloss._audit.report.audits import Audits, Unchecked
 from distloss._audit.report.findings import (
     Finding,
@@ -181,7 +183,14 @@ def test_several_targets_are_one_document_in_each_format():
         assert places == sorted(places)
 
 
-def test_one_target_is_told_as_ever():
+class StandsStill(datetime.datetime):
+    @classmethod
+    def now(cls, tz):
+        return cls(2026, 1, 2, tzinfo=tz)
+
+
+def test_one_target_is_told_as_ever(monkeypatch):
+    monkeypatch.setattr(html_report, "datetime", StandsStill)
     one = report(*TWICE)
     for form in FORMATS:
         assert "targets" not in rendered(one, form)
