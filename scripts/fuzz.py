@@ -18,7 +18,7 @@ import warnings
 import conftest
 import fuzz_models
 import tensorflow as tf
-from training import graphs_as_traced
+from quick import graphs_as_traced
 
 PORTION = 20  # cases of a process: TensorFlow keeps the functions of each
 

@@ -3,6 +3,9 @@
 `scripts/fuzz 500` draws more of them.
 """
 
+import pathlib
+import runpy
+
 import fuzz_models
 import pytest
 from chosen import some
@@ -18,6 +21,11 @@ pytestmark = pytest.mark.filterwarnings(
 SEEDS = some(range(4), 2)  # scripts/fuzz draws hundreds
 UNEVEN = ((5, 2), (1, 4))
 WEIGHED = Case(3, UNEVEN, heads=(Head(weights="rows"),), evaluate=True)
+
+
+def test_the_command_finds_what_it_imports():
+    scripts = pathlib.Path(__file__).parents[2] / "scripts"
+    assert runpy.run_path(scripts / "fuzz.py")["main"]
 
 
 def found_in(case, **options):
