@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce, sparse
-from distloss._formula.in_memory import are_in_memory, sum_rows
+from distloss._formula.in_memory import are_in_memory
 from distloss._formula.normalization import LossSums
 from distloss._formula.step_context import StepContext, current_step
 from distloss.replicas import Replicas
@@ -39,15 +39,15 @@ class RowWeightedContext(StepContext):
         self.fused = RowsWithGradients(self)
         self.results: list[tuple[tf.Tensor, Any]] = []
 
-    def count_rows(self) -> tf.Tensor:
-        """The rows of all replicas, global float32 scalar.
+    def count_rows(self, replicas: Replicas) -> tf.Tensor:
+        """The rows of all replicas; summed again where an inner graph has the sum.
 
         Between processes, by a collective of its own where no optimizer has brought
         them yet.
         """
-        if self.all_rows is None or not _is_here(self.all_rows):
-            self.all_rows = sum_rows(self.replicas, self.rows)
-        return self.all_rows
+        if self.all_rows is not None and not _is_here(self.all_rows):
+            self.all_rows = None
+        return super().count_rows(replicas)
 
     @property
     def weighs_by_parts(self) -> bool:
@@ -60,7 +60,7 @@ class RowWeightedContext(StepContext):
 
     def part(self) -> tf.Tensor:
         """n_r / R, local float32 scalar: by what means of this replica weigh."""
-        return reduce.share(self.rows, self.count_rows())
+        return reduce.share(self.rows, self.count_rows(self.replicas))
 
     def weigh(self, value: tf.Tensor) -> tf.Tensor:
         """This replica's part, n_r / R, of a mean over its rows; 0 without rows."""
@@ -98,7 +98,7 @@ class RowWeightedContext(StepContext):
         total = self.of_rows(total)
         denominator = tf.ones_like(total)
         if weight is None:
-            rows = self.count_rows()
+            rows = self.count_rows(self.replicas)
         else:
             local = tf.cast(self.rows, total.dtype)
             parts = [local, self.of_rows(weight)]
@@ -144,7 +144,7 @@ class RowsWithGradients:
         dtype = reduce.accumulator_dtype(*gradients)
         factor = tf.cast(step.rows, dtype)
         if step.weighs_by_parts:
-            part = reduce.share(factor, tf.cast(step.count_rows(), dtype))
+            part = reduce.share(factor, tf.cast(step.count_rows(step.replicas), dtype))
             factor = step.replicas.loss_to_differentiate(part)
         weighed = [sparse.times(sparse.cast(g, dtype), factor) for g in gradients]
         return weighed, factor[tf.newaxis]

@@ -14,7 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from distloss._formula import reduce
+from distloss._formula.in_memory import sum_rows
 from distloss._formula.normalization import LossSums, normalized_now
+from distloss.replicas import Replicas
 
 
 class CountFirst(Exception):
@@ -71,6 +73,14 @@ class StepContext:
         if not self.may_be_empty:
             return value
         return tf.where(self.rows > 0, value, tf.zeros_like(value))
+
+    def count_rows(self, replicas: Replicas) -> tf.Tensor:
+        """The rows of all replicas, global float32 scalar; summed once per step."""
+        if self.all_rows is None:
+            if self.is_uncounted_part:
+                raise CountFirst
+            self.all_rows = sum_rows(replicas, self.rows)
+        return self.all_rows
 
     def normalize(self, sums: LossSums) -> tf.Tensor:
         """What a loss of this step is: its share, or what will be divided later."""

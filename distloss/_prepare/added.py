@@ -11,11 +11,8 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError
 from distloss._formula import reduce
-from distloss._formula.in_memory import sum_rows
 from distloss._formula.normalization import sum_over_replicas
-from distloss._formula.row_weights import RowWeightedContext
 from distloss._formula.step_context import (
-    CountFirst,
     MicrobatchContext,
     StepContext,
     current_step,
@@ -51,17 +48,6 @@ def weighed(model: keras.Model, replicas: Replicas, added: tf.Tensor) -> tf.Tens
     return _share_of_mean(step, replicas, total)
 
 
-def all_rows(step: StepContext, replicas: Replicas) -> tf.Tensor:
-    """The rows of all replicas, global float32 scalar; summed once per step."""
-    if isinstance(step, RowWeightedContext):
-        return step.count_rows()
-    if step.all_rows is None:
-        if step.is_uncounted_part:
-            raise CountFirst
-        step.all_rows = sum_rows(replicas, step.rows)
-    return step.all_rows
-
-
 def _as_float(added: tf.Tensor) -> tf.Tensor:
     if added.dtype.is_floating:
         return added
@@ -90,7 +76,7 @@ def _share_of_mean(step: StepContext, replicas: Replicas, mean: tf.Tensor) -> tf
     if step.is_evaluated:
         return reported
     rows, all_of_them = (
-        tf.cast(count, mean.dtype) for count in (step.rows, all_rows(step, replicas))
+        tf.cast(count, mean.dtype) for count in (step.rows, step.count_rows(replicas))
     )
     own = mean * reduce.share(rows, all_of_them)
     if isinstance(step, MicrobatchContext):

@@ -15,7 +15,6 @@ from distloss._formula import reduce
 from distloss._formula.step_context import current_step
 from distloss._keras.layer_hooks import values_of
 from distloss._keras.model_hooks import Hook
-from distloss._prepare import added
 from distloss.replicas import Replicas
 
 
@@ -35,6 +34,6 @@ def _update_state(
         value = tf.convert_to_tensor(values_of(metric, y_true, y_pred))
         if value.shape.rank == 0:
             value = tf.where(step.rows > 0, value, tf.zeros_like(value))
-            share = reduce.share(step.rows, added.all_rows(step, replicas))
+            share = reduce.share(step.rows, step.count_rows(replicas))
             return keras.metrics.Mean.update_state(metric, value, sample_weight=share)
     return type(metric).update_state(metric, y_true, y_pred, sample_weight)

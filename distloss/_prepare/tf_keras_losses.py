@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from distloss._errors import ArgumentError
 from distloss._formula import reduce
-from distloss._formula.in_memory import sum_rows
 from distloss._formula.step_context import MicrobatchContext, StepContext, current_step
 from distloss._keras.compiled_model import losses_given_to
 from distloss._keras.tensors import is_of_weights
@@ -155,9 +154,7 @@ def updated_by_rows(
 
 
 def _share_of_rows(step: StepContext, replicas: Replicas) -> tf.Tensor:
-    if step.all_rows is None:
-        step.all_rows = sum_rows(replicas, step.rows)
-    return reduce.share(step.rows, step.all_rows)
+    return reduce.share(step.rows, step.count_rows(replicas))
 
 
 @contextlib.contextmanager

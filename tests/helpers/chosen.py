@@ -11,8 +11,7 @@ ALL = os.environ.get("DISTLOSS_ZOO") == "all"
 
 def some(names, every):
     """The first of the names, and each `every`-th after it."""
-    names = list(names)
-    return names if ALL else names[::every]
+    return dealt(names, 0, every)
 
 
 def dealt(all_of_them, hand, hands):

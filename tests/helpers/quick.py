@@ -51,9 +51,9 @@ class InTurn(multi_device_iterator_ops.OwnedMultiDeviceIterator):
         self._device_iterators = [*components] * len(devices)
 
     def get_next(self, device=None):
-        devices = self._devices if device is None else [device]
-        taken = [self._device_iterators[0].get_next() for _ in devices]
-        return taken if device is None else taken[0]
+        if device is not None:
+            return self._device_iterators[0].get_next()
+        return [each.get_next() for each in self._device_iterators]
 
     def get_next_as_optional(self):
         return [each.get_next_as_optional() for each in self._device_iterators]
@@ -76,5 +76,9 @@ class InTurnSpec(multi_device_iterator_ops.MultiDeviceIteratorSpec):
         return value._device_iterators[:1]
 
     def _from_components(self, components):
-        parts = {"components": components, "element_spec": self._element_spec}
-        return InTurn(None, self._devices, self._source_device, **parts)
+        return InTurn(
+            devices=self._devices,
+            source_device=self._source_device,
+            components=components,
+            element_spec=self._element_spec,
+        )
