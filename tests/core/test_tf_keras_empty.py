@@ -10,6 +10,7 @@ import tf_keras
 from cases import fresh
 from chosen import some
 from conftest import strategy_of
+from quick import with_slots
 
 from distloss import prepare
 from distloss._errors import ArgumentError, ContextError
@@ -106,7 +107,7 @@ def compiled(make, loss, strategy=None, **options):
         model = make()
         optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=2.0)
         model.compile(optimizer, loss, **options)
-    return model
+        return with_slots(model) if model.built else model
 
 
 def fitted(model, x, y=Y, sample_weight=None):

@@ -11,6 +11,7 @@ import tf_keras
 from conftest import strategy_of
 from dense_gradients import given_dense
 from own_models_tf_keras import TARGET, WEIGHT, X, adam, net, sgd, trained
+from quick import with_slots
 from test_own_steps import off_by
 from tf_keras import layers, losses, metrics
 
@@ -64,7 +65,7 @@ def made(kind, strategy, *compile_args, **options):
         tf_keras.utils.set_random_seed(5)
         model = kind()
         model.compile(adam(), *compile_args, **options)
-    return model
+        return with_slots(model)
 
 
 def assert_trains_as_on_one_device(kind, *compile_args):

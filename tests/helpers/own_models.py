@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
+from quick import with_slots
 
 ROWS, BATCH, FEATURES, LATENT, CLASSES = 29, 8, 6, 3, 4
 # In batches of 8 on 4 replicas: 2, 2, 2, 2, and at the end 2, 2, 1, 0 rows.
@@ -501,6 +502,8 @@ def compiled(kind, optimizer=sgd):
     model = kind()
     if kind is Adversarial:
         model.compile([optimizer(), optimizer()])
+        with_slots(model.critic, model.pair[0])
+        with_slots(model.generator, model.pair[1])
     else:
         model.compile(optimizer())
     return model

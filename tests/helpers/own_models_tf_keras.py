@@ -18,6 +18,7 @@ from own_models import (
     X,
     Y,
 )
+from quick import with_slots
 from tf_keras import layers, losses, metrics
 
 RNG = np.random.default_rng(12)
@@ -300,6 +301,11 @@ def compiled(kind, optimizer=sgd, **options):
     model = kind()
     made = optimizer if issubclass(kind, OWN_COMPILE) else optimizer()
     model.compile(made, **options)
+    if kind is Adversarial:
+        with_slots(model.critic, model.pair[0])
+        with_slots(model.generator, model.pair[1]["generator"])
+    elif kind is not MeanTeacher:  # whose first step makes them
+        with_slots(model)
     return model
 
 

@@ -2,6 +2,7 @@
 
 A test makes a few steps of a small model. To improve its graph takes longer than to run
 it as it was traced, and so does an iterator with threads and functions for each device.
+A step that makes variables is traced twice.
 """
 
 import contextlib
@@ -19,6 +20,18 @@ def graphs_as_traced():
         yield
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+def with_slots(model, *optimizers):
+    """The model, of which these optimizers, or its own, have made their variables.
+
+    Else the first step makes them, and TensorFlow traces it once more without.
+    """
+    for optimizer in optimizers or [model.optimizer]:
+        # of tf-keras before Keras 2.11: there it is said by another name
+        build = getattr(optimizer, "build", None) or optimizer._create_all_weights
+        build(model.trainable_variables)
+    return model
 
 
 def one_iterator():
