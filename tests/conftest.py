@@ -83,6 +83,11 @@ def strategy_of(kind, count=REPLICAS):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=to_one_device)
 
 
+def few_of(kind):
+    """Three replicas, or as many as it must be: each takes time to trace its step."""
+    return strategy_of(kind, REPLICAS if kind == "collective" else 3)
+
+
 @pytest.fixture
 def four():
     """Four replicas whose sums are taken on one device."""
@@ -96,7 +101,7 @@ def quick_tensorflow(request):
     if is_asked or request.path.parent.name != "core":
         yield
         return
-    with quick.graphs_as_traced(), quick.one_iterator():
+    with quick.graphs_as_traced(), quick.without_stacks(), quick.one_iterator():
         yield
 
 

@@ -43,3 +43,15 @@ def test_grappler_comes_back():
     with quick.graphs_as_traced():
         assert grappler_is_off()
     assert not grappler_is_off()
+
+
+def lines_of_an_operation():
+    function = tf.function(lambda: tf.constant(1.0))
+    return function.get_concrete_function().graph.outputs[0].op.traceback
+
+
+def test_operations_note_their_lines_again():
+    name = lines_of_an_operation.__name__
+    with quick.without_stacks():
+        assert name not in str(lines_of_an_operation())
+    assert name in str(lines_of_an_operation())

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from cases import fresh
 from chosen import some
-from conftest import strategy_of
+from conftest import few_of, strategy_of
 from quick import with_slots
 
 from distloss import prepare
@@ -197,7 +197,7 @@ def test_scalar_metrics_weigh_by_rows():
     # as many rows in each batch, for to tf-keras each batch weighs as much
     x, y = np.concatenate([X[:5], X[5:]]), Y
     one = compiled(adding, "mse", **options)
-    model = prepare(compiled(adding, "mse", strategy_of("mirrored"), **options))
+    model = prepare(compiled(adding, "mse", few_of("mirrored"), **options))
     histories, reports = [], []
     for each in (one, model):
         history = each.fit(x, y, 5, 2, shuffle=False, verbose=0).history
@@ -212,7 +212,7 @@ def test_an_added_loss_alone_is_reported_as_it_is():
         return tf_keras.Sequential([layers.Dense(4, input_shape=(4,)), Adds()])
 
     wanted = fitted(compiled(make, None), X, None)
-    model = prepare(compiled(make, None, strategy_of("mirrored")))
+    model = prepare(compiled(make, None, few_of("mirrored")))
     assert_same(fitted(model, X, None), wanted)
 
 
@@ -221,7 +221,7 @@ def test_values_per_row_that_a_layer_adds_are_summed_as_on_one_device():
         return tf_keras.Sequential([layers.Dense(4, input_shape=(4,)), AddsRows()])
 
     wanted = fitted(compiled(make, None), X, None)
-    strategy = strategy_of("mirrored")
+    strategy = few_of("mirrored")
     assert_same(fitted(prepare(compiled(make, None, strategy)), X, None), wanted)
     with pytest.raises(ArgumentError, match="one number"):
         fitted(prepare(compiled(make, None, strategy), microbatches=2), X, None)

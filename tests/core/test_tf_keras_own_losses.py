@@ -8,7 +8,7 @@ import own_models_tf_keras as own_models
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import strategy_of
+from conftest import few_of
 from dense_gradients import given_dense
 from own_models_tf_keras import TARGET, WEIGHT, X, adam, net, sgd, trained
 from quick import with_slots
@@ -61,7 +61,7 @@ class Base(tf_keras.Model):
 
 
 def made(kind, strategy, *compile_args, **options):
-    with strategy_of(strategy).scope():
+    with few_of(strategy).scope():
         tf_keras.utils.set_random_seed(5)
         model = kind()
         model.compile(adam(), *compile_args, **options)
@@ -301,7 +301,7 @@ def test_a_step_given_to_the_object_is_its_own():
         return {"objective": loss}
 
     def make(strategy):
-        with strategy_of(strategy).scope():
+        with few_of(strategy).scope():
             tf_keras.utils.set_random_seed(5)
             model = net(own_models.FEATURES, 5, 2)
             model.compile(adam())
@@ -317,13 +317,13 @@ def test_a_step_given_to_the_object_is_its_own():
 
 
 class Counted(distloss.StrategyReplicas):
-    """Of four, which note what they sum."""
+    """Of three, which note what they sum."""
 
     def __init__(self):
         vars(self)["names"] = []
 
     def count(self):
-        return 4
+        return 3
 
     def sum(self, local, name="sum"):
         self.names.append(name)
@@ -335,7 +335,7 @@ def test_results_of_metrics_are_reported_as_they_are():
     replicas = Counted()
 
     def compiled(strategy):
-        with strategy_of(strategy).scope():
+        with few_of(strategy).scope():
             mae = metrics.MeanAbsoluteError()  # given, and built in the step
         return made(Compiled, strategy, "mse", metrics=[mae])
 
@@ -418,4 +418,4 @@ def test_fit_adds_up_what_replicas_return():
         data = tf.data.Dataset.from_tensor_slices(Base.data).batch(8).take(1)
         model.train_function = None
         got = model.fit(data, verbose=0).history["ones"]
-        assert got == [4.0 if upstream.sums_what_steps_return(model) else 1.0]
+        assert got == [3.0 if upstream.sums_what_steps_return(model) else 1.0]

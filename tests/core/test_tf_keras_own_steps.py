@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from chosen import some
-from conftest import strategy_of
+from conftest import few_of
 from counted import counted_replicas
 from own_models_tf_keras import (
     KINDS,
@@ -39,11 +39,11 @@ def on_one_device(kind, optimizer):
     return trained(compiled(kind, optimizer))
 
 
-def on_four(kind, optimizer, *, prepared=True):
-    with strategy_of("mirrored").scope():
+def on_three(kind, optimizer, *, prepared=True):
+    with few_of("mirrored").scope():
         model = compiled(kind, optimizer)
-    if prepared:
-        prepare(model)
+        if prepared:
+            prepare(model)
     return trained(model)
 
 
@@ -53,7 +53,7 @@ def on_four(kind, optimizer, *, prepared=True):
     + [(kind, adam) for kind in some(KINDS[1:], 6)],
 )
 def test_a_step_of_its_own_trains_as_on_one_device(kind, optimizer):
-    got = on_four(kind, optimizer)
+    got = on_three(kind, optimizer)
     weights, numbers = off_by(got, on_one_device(kind, optimizer))
     assert weights < 1e-5
     assert numbers < 1e-5
@@ -64,9 +64,9 @@ def test_the_same_unprepared_does_not(kind):
     """How far off plain tf-keras is; where it refuses, that is said."""
     if kind in (own_models.Weighted, own_models.Tagger, own_models.MeanTeacher):
         with pytest.raises(ValueError, match=r"Please use `tf.keras.losses.Reduction"):
-            on_four(kind, sgd, prepared=False)
+            on_three(kind, sgd, prepared=False)
         return
-    got = on_four(kind, sgd, prepared=False)
+    got = on_three(kind, sgd, prepared=False)
     with np.errstate(invalid="ignore"):
         weights, _ = off_by(got, on_one_device(kind, sgd))
     assert not weights < 1e-2  # NaN among them
@@ -75,12 +75,12 @@ def test_the_same_unprepared_does_not(kind):
 @pytest.mark.parametrize("optimizer", some([old_sgd, old_adam], 2))
 def test_the_optimizers_before_those_clip_the_mean_too(optimizer):
     for kind in (own_models.Adversarial, own_models.Guide):
-        got = on_four(kind, optimizer)
+        got = on_three(kind, optimizer)
         assert max(off_by(got, on_one_device(kind, optimizer))) < 1e-5
 
 
 def on(strategy, kind=own_models.Autoencoder, optimizer=adam, **options):
-    with strategy_of(strategy).scope():
+    with few_of(strategy).scope():
         model = compiled(kind, optimizer, **options)
     return prepare(model)
 
@@ -202,7 +202,7 @@ def test_a_file_holds_the_optimizer_as_it_was_compiled(tmp_path):
 def test_preparing_twice_changes_nothing():
     model = on("mirrored", own_models.Adversarial, sgd)
     pair, step = [model.pair[0], model.pair[1]["generator"]], model.train_step
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         prepare(model)
     assert [model.pair[0], model.pair[1]["generator"]] == pair
     assert model.train_step.args[-1] == step.args[-1]
@@ -222,7 +222,7 @@ def test_optimizers_keep_their_state():
 
 def test_compiled_again_without_preparing_is_refused_when_it_trains():
     model = on("mirrored", own_models.Guide)
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         model.compile(adam)
     with pytest.raises(ContextError, match=r"distloss.prepare\(model\) after"):
         trained(model)
@@ -256,7 +256,7 @@ def scaled_sgd():
 @pytest.mark.filterwarnings("ignore:.*LossScaleOptimizer")
 @pytest.mark.parametrize("optimizer", [sgd, old_sgd, scaled_sgd])
 def test_an_optimizer_that_was_not_found_is_refused_when_it_updates(optimizer):
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         model = tiny(KeepsItElsewhere)
         model.compile(optimizer)
     with pytest.raises(ContextError, match="keeps it elsewhere"):
@@ -295,7 +295,7 @@ def compiled_tiny(kind, *layers):
 
 def test_gradients_that_a_step_sums_itself_are_refused():
     wanted = trained(compiled_tiny(SumsItself))
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         model = prepare(compiled_tiny(SumsItself))
         wrong = prepare(compiled_tiny(SumsItself))
     assert max(off_by(trained(model), wanted)) < 1e-5
@@ -305,7 +305,7 @@ def test_gradients_that_a_step_sums_itself_are_refused():
 
 
 def test_models_that_cannot_be_prepared_are_refused():
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         model, without, other = (compiled_tiny(Tiny) for _ in range(3))
         meets = compiled_tiny(
             Tiny, tf_keras.layers.BatchNormalization(synchronized=True)
@@ -316,7 +316,7 @@ def test_models_that_cannot_be_prepared_are_refused():
         prepare(model, microbatches=2)
     with pytest.raises(ArgumentError, match="in the attributes of the model"):
         prepare(without)
-    with pytest.raises(ArgumentError, match="synchronized=True on 4 replicas"):
+    with pytest.raises(ArgumentError, match="synchronized=True on 3 replicas"):
         prepare(meets)
     with pytest.raises(ContextError, match="Adam was made in another"):
         prepare(other)
@@ -327,7 +327,7 @@ def test_models_that_cannot_be_prepared_are_refused():
 
 
 def test_batches_without_rows_are_refused():
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         step = prepare(compiled_tiny(Tiny)).train_step
         with pytest.raises(ArgumentError, match="nothing has an axis"):
             step(tf.constant(1.0))
@@ -338,7 +338,7 @@ def test_batches_without_rows_are_refused():
 def collectives_of(kind):
     """What replicas sum in one step, in order, and of how many values each."""
     replicas, calls = counted_replicas()
-    with strategy_of("mirrored").scope():
+    with few_of("mirrored").scope():
         model = compiled(kind)
     prepare(model, replicas=replicas)
     model.fit(own_models.dataset(kind).take(1), shuffle=False, verbose=0)

