@@ -157,6 +157,7 @@ SEVERAL = Audits(
 SUMMARY = "Of 4 targets: 1 agree, 1 differ, 1 could not be checked, 1 differ as accept"
 
 
+@pytest.mark.slow
 def test_several_targets_are_one_document_in_each_format():
     shown = {name: rendered(SEVERAL, name) for name in FORMATS}
     assert {"json", "github", "sarif"} < set(shown)

@@ -140,6 +140,7 @@ def with_a_state(x):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
+@pytest.mark.slow
 def test_no_operations_wait_for_each_other_whatever_the_graph(data):
     kinds = ["add", "matmul", "tanh", "read", "assign", "python", "cond", "while"]
     steps = data.draw(

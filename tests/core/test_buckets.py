@@ -149,6 +149,7 @@ def on_one_device():
         (2, ALL, True),
     ],
 )
+@pytest.mark.slow
 def test_buckets_of_any_size_give_the_same_update(
     on_one_device, count, bucket_bytes, check_sums
 ):

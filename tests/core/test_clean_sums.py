@@ -25,12 +25,14 @@ def strategies(monkeypatch):
     return {4: strategy_of("mirrored")}
 
 
+@pytest.mark.slow
 def test_clean_sums_raise_no_alarm(strategies):
     done, alarms = clean_sums.false_alarms(200, 5, strategies)
     assert alarms == []
     assert sorted(done.values()) == [50] * 4
 
 
+@pytest.mark.slow
 def test_alarms_are_raised_where_nothing_is_tolerated(strategies, monkeypatch):
     """The negative control: sums are rounded, and the script would say so."""
     monkeypatch.setattr(checksums, "_DEVIATIONS", 1e-3)

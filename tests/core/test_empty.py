@@ -193,6 +193,7 @@ def test_a_compiled_step_may_be_without_rows():
     assert [float(function(tf.ones([n, 2]))) for n in (3, 0)] == [12, 2]
 
 
+@pytest.mark.slow
 def test_arrays_of_a_generator_are_not_written_to(four):
     """As TensorFlow itself does: examples/upstream/tensorflow_generated_views.py."""
     memory = np.zeros(32 * 16 + 16, "float32")

@@ -116,6 +116,7 @@ def one_small_epoch(model):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_fit_run_eagerly(four):
     bare = keras.losses.SparseCategoricalCrossentropy()
     wanted = one_small_epoch(compiled(functional, bare))
@@ -173,6 +174,7 @@ def test_fit_and_evaluate_agree_with_one_device(strategy):
 
 
 @since_keras(3, 10)
+@pytest.mark.slow
 def test_central_storage_trains_as_one_device():
     """Its weights; from the second batch on, Keras' metrics add up wrong there."""
     with strategy_of("central").scope():
@@ -194,6 +196,7 @@ def test_a_loss_alone_is_refused_where_trackers_do_not_multiply(four):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_the_comparison_rejects_plain_keras(four):
     wanted = plain_three_heads()
     with four.scope(), pytest.raises(AssertionError):
@@ -212,6 +215,7 @@ def test_the_comparison_rejects_plain_keras(four):
         pytest.param(Subclassed, SubclassedForReplicas, {}, marks=since_keras(3, 10)),
     ],
 )
+@pytest.mark.slow
 def test_fit_of_every_kind_of_model_and_loop(four, make, make_for_replicas, options):
     bare = keras.losses.SparseCategoricalCrossentropy()
     wanted = trained(compiled(make, bare))
@@ -220,6 +224,7 @@ def test_fit_of_every_kind_of_model_and_loop(four, make, make_for_replicas, opti
         assert_same(trained(model), wanted)
 
 
+@pytest.mark.slow
 def test_xla_on_one_device():
     wanted = trained(compiled(sequential, "sparse_categorical_crossentropy"))
     loss = DistributedLoss("sparse_categorical_crossentropy")
@@ -235,6 +240,7 @@ def two_outputs():
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_two_outputs_with_their_own_losses_and_weights(four):
     targets = {"classes": LABELS, "values": VALUES}
     weights = {"classes": WEIGHT, "values": WEIGHT[::-1].copy()}
@@ -265,6 +271,7 @@ def test_train_on_batch_gives_every_replica_the_whole_batch(four):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_mixed_precision(four):
     """bfloat16 layers, float32 sums: as one device, up to bfloat16's own rounding.
 
@@ -296,6 +303,7 @@ def tagger():
 
 @since_keras(3, 5)
 @pytest.mark.parametrize("strategy", LOOPS)
+@pytest.mark.slow
 def test_masked_tokens(strategy):
     lengths = np.sort(RNG.integers(1, MAX_TOKENS + 1, 24))[::-1]  # long rows first
     tokens = RNG.integers(1, 7, (24, MAX_TOKENS))
@@ -350,6 +358,7 @@ def loop_of_two_epochs(strategy, loss_fn, optimizer):
 
 
 @pytest.mark.parametrize("strategy", LOOPS)
+@pytest.mark.slow
 def test_custom_loop(strategy):
     """strategy.reduce("SUM") of the losses is the mean over the batch."""
     bare = keras.losses.SparseCategoricalCrossentropy(
@@ -433,6 +442,7 @@ def test_config_makes_the_same_loss(loss):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(four, tmp_path):
     path = tmp_path / "model.keras"
     with four.scope():
@@ -447,6 +457,7 @@ def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(four, tmp_path):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_a_clone_can_be_compiled_with_the_same_loss(four):
     with four.scope():
         model = compiled(functional, DistributedLoss("sparse_categorical_crossentropy"))

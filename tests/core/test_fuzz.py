@@ -86,6 +86,7 @@ def unprepared(model, *, microbatches):
     """Plain Keras, which needs a first batch that splits evenly."""
 
 
+@pytest.mark.slow
 def test_plain_keras_is_found_wrong():
     even_first = ((3, 3), (1, 4))
     case = Case(3, even_first, heads=(Head(weights="rows"),))

@@ -59,6 +59,7 @@ def test_any_split_trains_as_one_device(name):
 
 
 @pytest.mark.parametrize("name", some(LOSSES, 4))
+@pytest.mark.slow
 def test_mirrored_replicas_train_as_one_device(name):
     """One reduction on 2 and 3, all on 4; each time with other weights."""
     for count in (2, 3, 4):

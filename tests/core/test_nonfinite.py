@@ -49,6 +49,7 @@ def prepared(four):
         yield distloss.prepare(made(), check_sums=True)
 
 
+@pytest.mark.slow
 def test_of_inputs(prepared):
     step(prepared)
     error = raised_by(prepared, hurt_inputs())
@@ -60,6 +61,7 @@ def test_of_inputs(prepared):
     assert "net/outer/bias" in error.variables
 
 
+@pytest.mark.slow
 def test_of_targets(prepared):
     step(prepared)
     error = raised_by(prepared, y=hurt_targets(np.inf))
@@ -67,6 +69,7 @@ def test_of_targets(prepared):
     assert "the loss of its row 1 is inf" in str(error)
 
 
+@pytest.mark.slow
 def test_of_the_weights_of_one_replica(prepared):
     kernel = prepared.get_layer("outer").kernel
     kernel.value.values[REPLICA].assign(np.full((40, 3), np.nan, "float32"))
@@ -121,6 +124,7 @@ def test_of_a_loss_term_or_layer_whose_rows_have_finite_losses(four, layer):
     assert "the losses of its rows are finite" in str(error)
 
 
+@pytest.mark.slow
 def test_of_a_sparse_gradient(four):
     with four.scope():
         model = embedding()
@@ -135,6 +139,7 @@ def test_of_a_sparse_gradient(four):
     assert "words/embeddings" in raised.value.variables
 
 
+@pytest.mark.slow
 def test_of_a_sum_that_is_too_large(four):
     """Finite on each replica: the dtype ends, and no collective is blamed."""
     loop = Loop(four, dtype="float16")
@@ -146,6 +151,7 @@ def test_of_a_sum_that_is_too_large(four):
     )
 
 
+@pytest.mark.slow
 def test_of_the_collective(four):
     loop = Loop(four)
     loop.fault.kind, loop.fault.at = "nan", 1
@@ -186,6 +192,7 @@ def test_an_update_is_skipped(four, rule):
     np.testing.assert_array_equal(loop.values(), plain.values())
 
 
+@pytest.mark.slow
 def test_skips_of_a_prepared_model_and_sparse_gradients(four):
     with four.scope():
         model = embedding()
@@ -228,6 +235,7 @@ def test_wrong_sums_under_a_loss_scale_are_caught(four):
     np.testing.assert_array_equal(loop.values(), before)
 
 
+@pytest.mark.slow
 def test_mixed_float16_of_fit(four):
     """`compile` puts a LossScaleOptimizer around the one that is prepared."""
     keras.config.set_dtype_policy("mixed_float16")

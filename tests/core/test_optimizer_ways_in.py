@@ -174,6 +174,7 @@ def test_flush_goes_the_way_of_fit():
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_a_prepared_model_shows_a_rule_the_sums(four):
     def fitted(strategy, wrap):
         with strategy.scope():
@@ -358,6 +359,7 @@ def test_a_window_keeps_what_any_of_its_batches_reaches(order, wrap_function):
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_function_that_cannot_know_what_others_reached_says_so():
     with pytest.raises(tf.errors.InvalidArgumentError, match="would be lost"):
         heads_trained([(0,), (1,), (1,), (0,)], 2, tf.function)
@@ -401,6 +403,7 @@ def of_tf_keras(kind):
 
 @pytest.mark.parametrize("rule", ["bare", "whole", "scaled"])
 @pytest.mark.parametrize("kind", ["new", "legacy"])
+@pytest.mark.slow
 def test_a_rule_of_tf_keras_sees_the_sums(kind, rule, four):
     import tf_keras
 

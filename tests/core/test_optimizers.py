@@ -164,6 +164,7 @@ def bare(optimizer):
 
 
 @pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.slow
 def test_every_rule_updates_as_one_device(count):
     names = [name for name in RULES if (name in ON_FOUR) == (count == 4)]
     wanted = trained(strategy_of("none"), names, bare)
@@ -185,6 +186,7 @@ def test_the_rules_are_all_that_keras_has():
     assert classes - {"Optimizer"} <= set(RULES) | too_new
 
 
+@pytest.mark.slow
 def test_the_comparison_rejects_plain_clipping(four):
     wanted = trained(strategy_of("none"), CLIPPING, bare)
     got = trained(four, CLIPPING, bare)
@@ -237,6 +239,7 @@ def distributed_around():
 
 @since_keras(3, 5)
 @pytest.mark.parametrize("optimizer", [distributed_within, distributed_around])
+@pytest.mark.slow
 def test_overflow_on_one_replica_is_skipped_by_all(optimizer, four):
     wanted, _ = half_trained(strategy_of("none"), "mse", adam)
     got, copies = half_trained(four, DistributedLoss("mse"), optimizer)
@@ -252,6 +255,7 @@ def test_overflow_on_one_replica_is_skipped_by_all(optimizer, four):
 
 
 @since_keras(3, 5)
+@pytest.mark.slow
 def test_the_comparison_rejects_plain_overflow(four):
     got, _ = half_trained(four, "mse", adam)
     assert np.isnan(got[0]).any()

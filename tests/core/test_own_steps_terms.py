@@ -138,6 +138,7 @@ def test_what_is_exact(term):
 
 
 @pytest.mark.parametrize("kind", [Tagger, TaggerOfRows])
+@pytest.mark.slow
 def test_what_layers_add_is_exact_where_keras_adds_it_up(kind):
     got = trained(added_by_keras, "mirrored", 3, prepared=True, kind=kind)
     wanted = trained(added_by_keras, "none", 3, prepared=False, kind=kind)

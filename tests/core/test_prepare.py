@@ -112,6 +112,7 @@ def test_any_split_and_any_parts_train_as_one_device(kind, microbatches, one_dev
     assert_same(trained(model), one_device)
 
 
+@pytest.mark.slow
 def test_parts_run_eagerly_train_as_one_device(one_device):
     model = prepare(compiled(run_eagerly=True), microbatches=2)
     weights, history = trained(model)
@@ -122,6 +123,7 @@ def test_parts_run_eagerly_train_as_one_device(one_device):
     assert_same((weights, got), (one_device[0], wanted))
 
 
+@pytest.mark.slow
 def test_the_comparison_rejects_parts_with_their_own_denominators(
     one_device, monkeypatch
 ):
@@ -174,6 +176,7 @@ def test_one_loss_trains_as_one_device(kind, microbatches):
 
 @since_keras(3, 5)
 @pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.slow
 def test_a_layer_that_adds_a_loss_brings_another_denominator(microbatches):
     with strategy_of("mirrored").scope():
         model = of_tokens_only(Adds())
@@ -205,6 +208,7 @@ def scaled():
 
 
 @since_keras(3, 8)
+@pytest.mark.slow
 def test_the_denominator_of_a_step_travels_with_its_gradients():
     clipped = lambda: small(optimizers.Adam(global_clipnorm=1.0))  # noqa: E731
     assert collectives_of_a_step(clipped) == 1
@@ -227,6 +231,7 @@ def test_several_denominators_of_a_step_are_one_sum():
 
 
 @since_keras(3, 8)
+@pytest.mark.slow
 def test_a_step_in_parts_has_no_more_collectives_however_many_they_are():
     for microbatches in (2, 5):
         assert collectives_of_a_step(small, microbatches=microbatches) == 1
@@ -254,6 +259,7 @@ def fit(model, epochs=1, **options):
 
 @since_keras(3, 5)
 @pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.slow
 def test_a_fixed_loss_scale_is_no_part_of_the_update(microbatches, four):
     one_device = small(optimizers.SGD(0.1))
     with four.scope():
@@ -282,6 +288,7 @@ def test_a_model_that_was_compiled_again_must_be_prepared_again():
     fit(model)
 
 
+@pytest.mark.slow
 def test_callbacks_validation_prediction_and_steps_per_execution_keep_working():
     def run(model):
         rates, stop = [], keras.callbacks.EarlyStopping("val_loss", patience=0)
@@ -311,6 +318,7 @@ def test_callbacks_validation_prediction_and_steps_per_execution_keep_working():
         np.testing.assert_allclose(np.hstack(run(model)), np.hstack(wanted), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_resumes_from_a_file(tmp_path):
     through = prepare(small(optimizers.Adam(0.1)), microbatches=2)
     fit(through, 4)
@@ -339,6 +347,7 @@ def test_state_of_the_optimizer_is_kept():
 @pytest.mark.skipif(
     KERAS[:2] == (3, 7), reason="Keras 3.7 makes no Dropout under a strategy"
 )
+@pytest.mark.slow
 def test_layers_with_state_and_mixed_precision_in_parts(four):
     """Replicas stay the same, and an empty shard makes no NaN."""
     with four.scope():

@@ -62,6 +62,7 @@ def trained(prepared, limit, weights=None, **options):
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHT])
+@pytest.mark.slow
 def test_the_backward_pass_has_the_numbers_of_one_device(weights):
     """Not those of a mean over a replica's own rows, of which some have fewer."""
     one_device = trained(False, LIMIT, weights)
@@ -72,6 +73,7 @@ def test_the_backward_pass_has_the_numbers_of_one_device(weights):
 
 
 @pytest.mark.parametrize("microbatches", [2, 5])
+@pytest.mark.slow
 def test_parts_that_begin_without_weight_train_as_one_device(microbatches):
     ours = trained(True, NO_LIMIT, WEIGHT, microbatches=microbatches)
     one_device = trained(False, NO_LIMIT, WEIGHT)
@@ -107,6 +109,7 @@ def test_parts_of_other_weights_than_the_first_keep_the_range_of_a_mean(dtype):
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.slow
 def test_what_an_optimizer_gets_of_16_bits_is_in_float32(microbatches):
     found = []
 

@@ -119,6 +119,7 @@ def assert_same(got, wanted):
 
 
 @pytest.mark.parametrize("kind", ["none", "one_device", "mirrored"])
+@pytest.mark.slow
 def test_each_rule_moves_as_with_the_dense_gradient(kind, dense):
     assert_same(trained(strategy_of(kind), DistributedOptimizer, dense=False), dense)
 
@@ -136,6 +137,7 @@ def test_plain_keras_moves_otherwise(dense):
     assert off["SGD"] < 1e-5 < 0.05 < min(off["Adam"], off["Nadam"], off["clipnorm"])
 
 
+@pytest.mark.slow
 def test_each_rule_moves_as_with_the_dense_gradient_under_xla(dense):
     got = trained(strategy_of("none"), DistributedOptimizer, dense=False, xla=True)
     assert_same(got, dense)

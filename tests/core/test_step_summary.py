@@ -76,6 +76,7 @@ def norms_on_one_device():
 
 
 @pytest.mark.parametrize("options", [{}, {"microbatches": 2}])
+@pytest.mark.slow
 def test_a_summary_is_of_the_whole_batch(options, tmp_path):
     def sgd():
         return keras.optimizers.SGD(0.05)
@@ -98,6 +99,7 @@ def test_a_summary_is_of_the_whole_batch(options, tmp_path):
         np.testing.assert_allclose(found[f"epoch_{name}"][0][1], history[name][0], 1e-5)
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted(tmp_path):
     def scaled():
         return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), 2.0**10)

@@ -71,6 +71,7 @@ def test_plain_keras_raises_what_the_guide_names(build, rows, text, four):
 
 
 @pytest.mark.parametrize(("build", "rows"), [(lambda: dense("sgd"), 13), (callless, 8)])
+@pytest.mark.slow
 def test_what_the_guide_advises_mends_it(build, rows, four):
     with four.scope():
         model = distloss.prepare(build())

@@ -94,6 +94,7 @@ def trained(build, strategy):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_guide_says_what_plain_keras_makes_of_it(kind, four):
     build, verdict = KINDS[kind]
     guide = (GUIDES / "fit.md").read_text()
@@ -105,6 +106,7 @@ def test_the_guide_says_what_plain_keras_makes_of_it(kind, four):
     assert (off < 1e-6) if verdict == "right" else (off > 1e-3)
 
 
+@pytest.mark.slow
 def test_prepared_masks_are_right(four):
     one = trained(masked, tf.distribute.get_strategy())
     ours = trained(lambda: (distloss.prepare(masked()[0]), tokens()), four)

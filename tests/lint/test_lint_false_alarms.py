@@ -50,6 +50,7 @@ def test_nothing_else_is_found_in_what_is_wrong(name):
     assert rules("builds_false_alarms.py", name) <= WRONG[name]
 
 
+@pytest.mark.slow
 def test_most_of_what_is_visible_is_found():
     found = {name for name in WRONG if rules("builds_false_alarms.py", name)}
     assert len(found) >= 8
