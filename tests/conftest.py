@@ -61,13 +61,17 @@ def _place(item):
     return (*ORDER, folder).index(folder), item.path.stem not in LONG
 
 
-@functools.cache
 def strategy_of(kind, count=REPLICAS):
     """One strategy object per kind and count, for the whole test run.
 
     Ring collectives of two MirroredStrategies over the same devices share their keys
     and collide, so only "collective" with all devices uses them.
     """
+    return _made_once(kind, count)
+
+
+@functools.cache
+def _made_once(kind, count):
     devices = [f"CPU:{index}" for index in range(count)]
     if kind == "none":
         return tf.distribute.get_strategy()
