@@ -33,8 +33,8 @@ def on_one_device(kind, optimizer, batch=own_models.BATCH):
 
 def on_three(kind, optimizer):
     with few_of("mirrored").scope():
-        model = prepare(compiled(kind, optimizer))
-    return trained(model)
+        model = compiled(kind, optimizer)
+    return trained(prepare(model))
 
 
 def off_by(got, wanted):

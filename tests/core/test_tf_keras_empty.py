@@ -197,7 +197,7 @@ def test_scalar_metrics_weigh_by_rows():
     # as many rows in each batch, for to tf-keras each batch weighs as much
     x, y = np.concatenate([X[:5], X[5:]]), Y
     one = compiled(adding, "mse", **options)
-    model = prepare(compiled(adding, "mse", few_of("mirrored"), **options))
+    model = prepare(compiled(adding, "mse", strategy_of("mirrored"), **options))
     histories, reports = [], []
     for each in (one, model):
         history = each.fit(x, y, 5, 2, shuffle=False, verbose=0).history

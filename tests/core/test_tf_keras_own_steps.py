@@ -42,8 +42,8 @@ def on_one_device(kind, optimizer):
 def on_three(kind, optimizer, *, prepared=True):
     with few_of("mirrored").scope():
         model = compiled(kind, optimizer)
-        if prepared:
-            prepare(model)
+    if prepared:
+        prepare(model)
     return trained(model)
 
 

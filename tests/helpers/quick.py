@@ -34,15 +34,15 @@ def without_stacks():
     return mock.patch.object(tf_stack, "extract_stack", nowhere_else)
 
 
-def with_slots(model, *optimizers):
-    """The model, of which these optimizers, or its own, have made their variables.
+def with_slots(model, optimizer=None):
+    """The model, of which this optimizer, or its own, has made its variables.
 
     Else the first step makes them, and TensorFlow traces it once more without.
     """
-    for optimizer in optimizers or [model.optimizer]:
-        # of tf-keras before Keras 2.11: there it is said by another name
-        build = getattr(optimizer, "build", None) or optimizer._create_all_weights
-        build(model.trainable_variables)
+    optimizer = optimizer or model.optimizer
+    # tf-keras' legacy optimizers say it by another name
+    build = getattr(optimizer, "build", None) or optimizer._create_all_weights
+    build(model.trainable_variables)
     return model
 
 
